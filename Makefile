@@ -1,0 +1,33 @@
+# `make demo` and `make test` set everything up by themselves; PYTHON may name another interpreter (3.11 or newer).
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint setup clean
+
+demo: $(VENV)/.installed
+	$(BIN)/modernbert train task=classification \
+		data.train=examples/support.csv data.test=examples/support_test.csv experiment=support
+
+test: $(VENV)/.installed-dev lint
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+setup: $(VENV)/.installed-dev
+
+# constraints.txt holds the versions that CI runs; the torch it names is a CPU build where pip offers one.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt $(VENV)/.installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info

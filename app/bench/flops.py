@@ -1,0 +1,61 @@
+"""Useful floating-point operations of an encoder, and the matrix-product rate they are held against.
+
+Useful is what the result needs: linear layers over real tokens, and attention between the pairs of tokens that may
+see each other. Padding, masked pairs, norms, activations and embeddings count nothing, so a share of the ceiling
+falls with everything that is not a matrix product.
+
+Dimensions: D hidden, F intermediate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+
+from modernbert.config import EncoderConfig
+
+#: A backward pass computes two products (for inputs and for weights) for each of the forward pass.
+STEP_OVER_FORWARD = 3
+#: Side of the square product that is timed: large enough for a machine's best rate, 0.1 s on 2 cores; a GPU needs
+#: more to fill it, and more of them for the clock to see.
+CEILING_SIDE = {"cpu": 2048, "cuda": 8192}
+CEILING_CALLS = {"cpu": 1, "cuda": 10}
+
+
+def visible_pairs(length: int, window: int | None) -> int:
+    """Pairs (query, key) of a sequence that may see each other: |i - j| <= window, or all."""
+    if window is None or length <= window + 1:
+        return length * length
+    # Each of the `window` tokens at either end misses 1, 2 … window keys.
+    return length * (2 * window + 1) - window * (window + 1)
+
+
+def linear_flops(config: EncoderConfig) -> int:
+    """Of one token through one layer: query, key, value and output projections, and the MLP."""
+    hidden, inner = config.hidden_size, config.intermediate_size
+    # A gated MLP has a second matrix into the inner width.
+    mlp = 3 if config.family == "modernbert" else 2
+    return 2 * (4 * hidden * hidden + mlp * hidden * inner)
+
+
+def forward_flops(config: EncoderConfig, lengths: Iterable[int]) -> int:
+    """Of one forward pass over sequences of these lengths; a training step is `STEP_OVER_FORWARD` times that."""
+    lengths = list(lengths)
+    linear = linear_flops(config) * config.num_layers * sum(lengths)
+    # Scores and the weighted sum of values: two products of D multiply-adds for each visible pair.
+    pairs = sum(visible_pairs(length, window) for window in config.windows for length in lengths)
+    return linear + 2 * 2 * config.hidden_size * pairs
+
+
+def ceiling(device: torch.device, dtype: torch.dtype) -> tuple[Callable[[], None], int]:
+    """A matrix product to time as one more side, and its operations: the rate that no encoder can pass."""
+    side, calls = CEILING_SIDE[device.type], CEILING_CALLS[device.type]
+    left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    out = torch.empty_like(left)
+
+    def multiply() -> None:
+        for _ in range(calls):
+            torch.mm(left, right, out=out)
+
+    return multiply, calls * 2 * side**3

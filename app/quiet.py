@@ -1,0 +1,62 @@
+"""The one place where warnings of libraries are silenced, each by category, module or text, with its reason.
+
+Only what a person who runs `modernbert` can do nothing about belongs here; everything else stays visible.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+
+class Silence:
+    """A logging filter that drops records whose message starts with one of `texts`."""
+
+    def __init__(self, *texts: str) -> None:
+        self.texts = texts
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith(self.texts)
+
+
+# (start of the message as a regular expression, category, module as a regular expression, why)
+WARNINGS: tuple[tuple[str, type[Warning], str, str], ...] = (
+    (
+        r".*does not have many workers",
+        UserWarning,
+        r"lightning\.",
+        "rows are tokenised before training; a worker process would only copy them",
+    ),
+    (
+        r".*treespec, LeafSpec.*deprecated",
+        FutureWarning,
+        r"lightning\.",
+        "Lightning 2.6 calls a name that torch is retiring",
+    ),
+)
+
+# Logger -> starts of messages to drop. Lightning's chatter: the device is in our summary, the tips advertise,
+# an interrupt is reported by us. transformers: rows over the limit are cut, counted and reported by us.
+LOGGERS = {
+    "lightning.pytorch.utilities.rank_zero": (
+        "GPU available",
+        "TPU available",
+        "💡 Tip",
+        "`Trainer.fit` stopped",
+        "Loading `train_dataloader` to estimate",
+        "\nDetected KeyboardInterrupt",
+    ),
+    "lightning.pytorch.accelerators.cuda": ("LOCAL_RANK",),
+    "lightning.fabric.utilities.seed": ("Seed set to",),
+    "transformers.tokenization_utils_base": ("Token indices sequence length is longer than",),
+}
+
+
+def silence() -> None:
+    """Install the filters; a second call changes nothing."""
+    for message, category, module, _ in WARNINGS:
+        warnings.filterwarnings("ignore", message=message, category=category, module=module)
+    for name, texts in LOGGERS.items():
+        logger = logging.getLogger(name)
+        if not any(isinstance(f, Silence) for f in logger.filters):
+            logger.addFilter(Silence(*texts))

@@ -1,0 +1,213 @@
+"""What every task shares: a step of packed micro-batches, optimiser groups, metrics; and the output types.
+
+T tokens, B sequences, D hidden size.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import lightning as L  # noqa: N812
+import torch
+from lightning.pytorch.strategies import ParallelStrategy
+from torch import Tensor, nn
+
+from modernbert.errors import DataError
+from tasks.data.examples import Batch
+from tasks.heads import head_to_hf, load_head
+from tasks.optim import Optim, build_optimizer, parameter_groups, schedule
+
+
+@dataclass(frozen=True)
+class Label:
+    """What a text is: the chosen label or labels, or a value; `scores` has every label's probability."""
+
+    labels: tuple[str, ...]
+    scores: Mapping[str, float]
+    value: float | None = None
+    cut: bool = False
+
+
+@dataclass(frozen=True)
+class Span:
+    """An entity: characters [start, end) of the text as given."""
+
+    start: int
+    end: int
+    label: str
+    text: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A document found for a query."""
+
+    id: str
+    text: str
+    score: float
+
+
+@dataclass
+class Throughput:
+    """What training has done so far on this rank, for the progress bar: real tokens, forward passes, last loss."""
+
+    tokens: int = 0
+    micro_batches: int = 0
+    loss: float | Tensor = math.nan
+
+
+class Task(L.LightningModule):
+    """An encoder, a head, a loss and metrics.
+
+    A subclass gives `forward`, `loss_sum`, `units`, `new_report` and `decode`; its `schema` (a plain dataclass)
+    says what the rows mean and can be written as JSON.
+
+    One optimiser step is a list of packed micro-batches. The gradient is that of the sum of losses over the
+    whole step divided by the whole step's units (examples, labelled tokens …), whatever the split into
+    micro-batches and ranks, so memory settings never change what is learned.
+    """
+
+    schema_type: ClassVar[Any]
+    #: The transformers pipeline that a saved run loads in, and the metrics that a summary shows, in order.
+    pipeline: ClassVar[str]
+    shown: ClassVar[tuple[str, ...]]
+    name: str
+
+    def __init__(self, encoder: nn.Module, head: nn.Module, optim: Optim | None) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.encoder, self.head, self.optim = encoder, head, optim
+        self.throughput = Throughput()
+        self.reports: dict[str, Any] = {}
+        self.history: list[dict[str, float]] = []
+        self.epoch_losses: list[Tensor] = []
+
+    # -- what a task gives ---------------------------------------------------------------------------------
+
+    def loss_sum(self, outputs: Tensor, batch: Batch, reduce: bool = True) -> Tensor:
+        """Loss summed over the batch's units, a scalar in fp32; without `reduce` that of each example (B,)."""
+        raise NotImplementedError
+
+    def units(self, batch: Batch) -> float:
+        """What the summed loss is divided by: the examples, or the sum of their weights."""
+        raise NotImplementedError
+
+    def new_report(self, split: str) -> Any:
+        """An empty streaming report of a split (`tasks.metrics.Report`)."""
+        raise NotImplementedError
+
+    def update_report(self, report: Any, outputs: Tensor, batch: Batch) -> None:
+        """Add a batch's outputs to a report."""
+        raise NotImplementedError
+
+    def decode(self, outputs: Tensor, cut: Sequence[bool]) -> list[Any]:
+        """Output types (Label, Span, Hit), one a sequence."""
+        raise NotImplementedError
+
+    def to_columns(self, outputs: Sequence[Any | None]) -> dict[str, list[Any]]:
+        """Outputs as columns of a table; None stands for a row that could not be read."""
+        raise NotImplementedError
+
+    def hf_config(self) -> dict[str, Any]:
+        """config.json by which transformers builds the same model."""
+        raise NotImplementedError
+
+    def fitted(self) -> dict[str, Any]:
+        """What was fitted after training (thresholds, temperature …), as JSON; `restore` takes it back."""
+        return {}
+
+    def restore(self, fitted: Mapping[str, Any]) -> None:
+        """Take back what `fitted` gave."""
+
+    # -- training ------------------------------------------------------------------------------------------
+
+    def training_step(self, step: list[Batch], batch_idx: int) -> None:
+        optimizer = self.optimizers()
+        total = self.all_ranks(sum(self.units(batch) for batch in step))
+        loss = self.backward_step(step, total)
+        limit = self.optim.clip or math.inf  # type: ignore[union-attr]
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters(), limit)
+        self.require_finite(norm, step)
+        optimizer.step()  # type: ignore[union-attr]
+        optimizer.zero_grad(set_to_none=True)  # type: ignore[union-attr]
+        self.lr_schedulers().step()  # type: ignore[union-attr]
+        self.throughput.tokens += sum(batch.packed.num_tokens for batch in step)
+        self.throughput.micro_batches += len(step)
+        self.throughput.loss = loss
+        self.epoch_losses.append(loss)
+        self.log("train_loss", loss, batch_size=sum(len(batch) for batch in step))
+
+    def backward_step(self, step: list[Batch], total: float) -> Tensor:
+        """Backward through each micro-batch; returns the step's loss. Ranks exchange gradients once, at the last.
+
+        DDP averages over ranks, the loss is divided by the units of all ranks: hence the factor world_size.
+        """
+        loss = torch.zeros((), device=self.device)
+        for position, batch in enumerate(step):
+            with self.no_exchange() if position < len(step) - 1 else contextlib.nullcontext():
+                part = self.loss_sum(self(batch.packed), batch) / total
+                self.manual_backward(part * self.trainer.world_size)
+            loss += part.detach()
+        return loss
+
+    @contextlib.contextmanager
+    def no_exchange(self) -> Iterator[None]:
+        strategy = self.trainer.strategy
+        with strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else contextlib.nullcontext():
+            yield
+
+    def all_ranks(self, value: float) -> float:
+        """Sum of a number over ranks."""
+        if self.trainer.world_size == 1:
+            return value
+        return float(self.trainer.strategy.reduce(torch.tensor(value, device=self.device), reduce_op="sum"))
+
+    def require_finite(self, norm: Tensor, step: list[Batch]) -> None:
+        """Stop at a gradient that is not a number, naming the examples, before it reaches the weights."""
+        if not math.isfinite(float(norm)):
+            rows = [int(i) for batch in step for i in batch.index]
+            raise DataError(
+                f"The gradient is {float(norm)} at step {self.trainer.global_step}, training examples {rows[:40]} "
+                "(positions in the training data). Lower optim.lr, or use trainer.precision=32-true."
+            )
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        if self.optim is None:
+            raise RuntimeError("this task was loaded for prediction; it has no optimiser settings")
+        optimizer = build_optimizer(parameter_groups(self.encoder, self.head, self.optim), self.optim)
+        steps = int(self.trainer.estimated_stepping_batches)
+        rate = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule(self.optim, steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
+
+    # -- evaluation ----------------------------------------------------------------------------------------
+
+    def on_validation_epoch_start(self) -> None:
+        self.reports["validation"] = self.new_report("validation").to(self.device)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self.update_report(self.reports["validation"], self(batch.packed).float(), batch)
+
+    def on_validation_epoch_end(self) -> None:
+        values = {k: v for k, v in self.reports["validation"].compute().items() if v is not None}
+        self.log_dict({f"val_{name}": float(v) for name, v in values.items()}, batch_size=1)
+        if self.epoch_losses:
+            loss = float(torch.stack(self.epoch_losses).mean())
+            self.epoch_losses.clear()
+            epoch = {"step": self.trainer.global_step, "epoch": self.current_epoch + 1, "train_loss": loss}
+            self.history.append(epoch | {f"val_{name}": float(v) for name, v in values.items()})
+
+    # -- saving --------------------------------------------------------------------------------------------
+
+    def to_hf(self) -> dict[str, Tensor]:
+        """Every tensor under its Hugging Face name."""
+        from modernbert.weights import encoder_to_hf
+
+        return encoder_to_hf(self.encoder) | head_to_hf(self.head, self.encoder.hf_prefix)  # type: ignore[operator]
+
+    def load_head(self, tensors: Mapping[str, Tensor], strict: bool = False) -> list[str]:
+        return load_head(self.head, tensors, self.encoder.hf_prefix, strict)  # type: ignore[arg-type]

@@ -1,0 +1,53 @@
+"""Parquet by pyarrow, in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from modernbert.errors import DataError
+from tasks.data.readers.source import File
+from tasks.data.readers.table import Table
+
+
+def tables(file: File, chunk: int) -> Iterator[Table]:
+    """Tables of at most `chunk` rows; values keep their type, NaN is missing too. DataError if damaged."""
+    start = 1
+    with _open(file) as parquet:
+        repeated = {name for name in parquet.schema_arrow.names if parquet.schema_arrow.names.count(name) > 1}
+        if repeated:
+            raise DataError(f"{file.source}: two columns are called {min(repeated)!r}: rename one")
+        try:
+            for batch in parquet.iter_batches(batch_size=chunk):
+                if batch.num_rows:
+                    columns = {name: values(batch.column(i)) for i, name in enumerate(batch.schema.names)}
+                    yield Table(file.source, columns, list(range(start, start + batch.num_rows)))
+                start += batch.num_rows
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{file.source}: damaged Parquet file: {error}") from error
+    if start == 1:
+        raise DataError(f"{file.source} has no rows")
+
+
+def count(file: File) -> int | None:
+    """Rows, from the file's own metadata."""
+    with _open(file) as parquet:
+        return int(parquet.metadata.num_rows)
+
+
+def values(column: pa.Array) -> list[Any]:
+    """Python values of an Arrow column; NaN, which pandas has for missing, is `None`."""
+    found = column.to_pylist()
+    if pa.types.is_floating(column.type):
+        return [value if value == value else None for value in found]
+    return found
+
+
+def _open(file: File) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(file.path)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{file.source} is not a Parquet file, or is damaged: {error}") from error

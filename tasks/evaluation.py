@@ -1,0 +1,96 @@
+"""Score a task on labelled rows in one streaming pass: report, predictions in the order of the file, errors, plots."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tasks import plots
+from tasks.base import Task
+from tasks.data.readers import Table
+from tasks.data.writers import open_writer
+from tasks.metrics import WorstErrors
+from tasks.run import forward
+
+#: Rows whose outputs wait to be put back in order; bounds memory at any file size.
+WINDOW = 4096
+
+
+def evaluate(
+    task: Task,
+    examples: Any,
+    table: Table,
+    split: str,
+    folder: Path,
+    tokens_per_batch: int | None = None,
+    advance: Callable[[int], None] | None = None,
+) -> Any:
+    """One pass over a split; writes predictions.csv, worst_errors.csv and the plots of the task into `folder`.
+
+    Returns:
+        The report, computed.
+    """
+    report, worst = task.new_report(split).to(task.device), WorstErrors()
+    folder.mkdir(parents=True, exist_ok=True)
+    cut = examples.tokens.full_lengths > examples.tokens.lengths
+    with open_writer(folder / "predictions.csv") as writer:
+        start, waiting = 0, {}
+        for batch, outputs in forward(task, examples, tokens_per_batch, WINDOW):
+            task.measure(report, worst, outputs, batch)
+            index = batch.index.tolist()
+            waiting.update(zip(index, task.decode(outputs, cut[index].tolist()), strict=True))
+            if advance:
+                advance(len(index))
+            full = min(start + WINDOW, len(examples)) - start
+            if len(waiting) == full:
+                rows = list(range(start, start + full))
+                chunk = table.select(rows)
+                writer.write(with_columns(chunk, {"row": chunk.rows} | task.to_columns([waiting[i] for i in rows])))
+                start, waiting = start + full, {}
+    write_errors(folder / "worst_errors.csv", worst.rows(), table, task)
+    task.plot(report, folder)
+    return report
+
+
+def with_columns(table: Table, found: dict[str, list]) -> dict[str, list]:
+    """The table's columns and the new ones; a name that is taken gets "_predicted" behind it."""
+    columns = dict(table.columns)
+    for name, values in found.items():
+        free = name
+        while free in columns:
+            free += "_predicted"
+        columns[free] = values
+    return columns
+
+
+def write_errors(path: Path, rows: list[dict[str, Any]], table: Table, task: Task) -> None:
+    """The worst errors, the worst first, with the row they stand in."""
+    chosen = table.select([row["index"] for row in rows])
+    columns: dict[str, list] = {
+        "row": chosen.rows,
+        "loss": [round(row["loss"], 4) for row in rows],
+        "right": [task.describe(row["gold"]) for row in rows],
+        "predicted": [task.describe(row["predicted"]) for row in rows],
+    }
+    with open_writer(path) as writer:
+        writer.write(columns | {c: chosen.columns[c] for c in task.schema.text_columns()})
+
+
+def learning_curves(task: Task, folder: Path) -> None:
+    """learning_curves.png of a training: losses and headline metrics at each validation."""
+    wanted = {"train_loss": "train/loss", "val_log_loss": "validation/log loss"}
+    wanted |= {f"val_{name}": f"validation/{name}" for name in task.shown}
+    curves = {
+        shown: [(row["step"], row[key]) for row in task.history if key in row] for key, shown in wanted.items()
+    }
+    if curves := {name: points for name, points in curves.items() if points}:
+        plots.learning_curves(folder / "learning_curves.png", curves)
+
+
+def load_weights(task: Task, checkpoint: Path) -> None:
+    """The weights of a checkpoint into the task; tensors only, nothing else is unpickled."""
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    task.load_state_dict(state)

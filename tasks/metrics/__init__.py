@@ -1,0 +1,11 @@
+"""Streaming metrics with bootstrap intervals: one report a kind of task, each with the same calls."""
+
+from __future__ import annotations
+
+from .classification import MulticlassReport
+from .multilabel import MultilabelReport
+from .regression import RegressionReport
+from .report import Report
+from .worst import WorstErrors
+
+__all__ = ["MulticlassReport", "MultilabelReport", "RegressionReport", "Report", "WorstErrors"]

@@ -1,0 +1,139 @@
+"""What the rows of a text-classification file mean, and the doctor's visit to them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tasks.data import doctor, split
+from tasks.data.examples import TextExamples
+from tasks.data.readers import Table
+from tasks.data.schema import Report, Role
+from tasks.data.tokenise import Progress, tokenise
+from tasks.labels import Labels, fit_labels, merge_columns
+
+TEXT = ("text", "sentence", "review", "body", "content", "message", "comment", "question", "utterance", "query",
+        "tweet", "post", "document", "description", "title", "sentence1", "premise")  # fmt: skip
+PAIR = ("text_pair", "sentence2", "hypothesis", "text2", "second")
+LABEL = ("label", "labels", "class", "category", "intent", "target", "sentiment", "stars", "rating", "topic",
+         "score", "y", "coarse", "tag", "team")  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassificationSchema:
+    """What the rows mean: columns by role, the labels with their training counts, the length limit in tokens."""
+
+    columns: Mapping[str, Any]
+    labels: Labels
+    max_length: int
+    counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+    roles = (
+        Role("text", TEXT, required=True, for_prediction=True, help="what to classify"),
+        Role("text_pair", PAIR, required=False, for_prediction=True, help="a second text, read with the first"),
+        Role("label", LABEL, required=True, for_prediction=False, help="the right answer"),
+    )
+
+    @classmethod
+    def fit(
+        cls, train: Table, columns: Mapping[str, Any], settings: Mapping[str, Any], max_length: int
+    ) -> ClassificationSchema:
+        """Read kind and label names off the training rows."""
+        several = columns["label"] if isinstance(columns["label"], (list, tuple)) else ()
+        cells = label_cells(train, columns["label"])
+        labels = fit_labels(cells, settings.get("kind", "auto"), settings.get("separator", ";"), several)
+        counts: Counter[str] = Counter()
+        for cell in cells if labels.names else ():
+            if cell is not None:
+                parsed = labels.parse(cell)
+                counts.update(parsed if isinstance(parsed, tuple) else (parsed,))
+        return cls(dict(columns), labels, max_length, {name: counts[name] for name in labels.names})
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> ClassificationSchema:
+        labels = dict(plain["labels"])
+        labels |= {key: tuple(labels[key]) for key in ("names", "columns")}
+        return cls(dict(plain["columns"]), Labels(**labels), int(plain["max_length"]), dict(plain["counts"]))
+
+    def text_columns(self) -> list[str]:
+        return [self.columns[role] for role in ("text", "text_pair") if self.columns.get(role)]
+
+    def check(self, report: Report, tables: Mapping[str, Table]) -> None:
+        """The doctor's visit: every problem of the rows, before anything is trained."""
+        parsed = {}
+        for name, table in tables.items():
+            doctor.check_header(report, table)
+            for column in self.text_columns():
+                doctor.check_text(report, table, column)
+            parsed[name] = self.check_labels(report, table, name)
+            doctor.check_duplicates(report, table, self.text_columns())
+            if self.labels.kind != "regression":
+                doctor.check_conflicts(report, table, self.text_columns(), parsed[name])
+        names = list(tables)
+        for i, first in enumerate(names):
+            for second in names[i + 1 :]:
+                doctor.check_leakage(report, tables[first], tables[second], self.text_columns())
+
+    def check_labels(self, report: Report, table: Table, name: str) -> list[Any]:
+        """Checks of the label column; returns the parsed labels."""
+        cells, column = label_cells(table, self.columns["label"]), self.label_column()
+        parsed = [None if cell is None else self.labels.parse(cell) for cell in cells]
+        if self.labels.kind == "regression":
+            doctor.check_numbers(report, table, column, cells, parsed)
+            return parsed
+        if self.labels.kind != "multilabel":
+            doctor.check_missing_labels(report, table, column, cells)
+        doctor.check_label_spelling(report, table, column, cells)
+        if name == "train":
+            doctor.check_class_counts(report, table, column, parsed)
+        else:
+            doctor.check_unseen(report, table, column, parsed, self.labels.names)
+        return parsed
+
+    def label_column(self) -> str:
+        label = self.columns["label"]
+        return ", ".join(label) if isinstance(label, (list, tuple)) else label
+
+    def describe(self) -> str:
+        """One phrase of what is learned."""
+        if self.labels.kind == "regression":
+            return f"regression of {self.label_column()!r} on {' and '.join(map(repr, self.text_columns()))}"
+        kind = {"multiclass": "multi-class", "multilabel": "multi-label"}.get(self.labels.kind, self.labels.kind)
+        return f"{kind} classification into {len(self.labels.names)} labels"
+
+    def strata(self, table: Table) -> list[Any]:
+        """What a validation split keeps in proportion: labels, or tenths of the scores."""
+        parsed = [self.labels.parse(cell) for cell in label_cells(table, self.columns["label"])]
+        if self.labels.kind == "regression":
+            return split.by_quantile(parsed)
+        return split.by_labels(parsed) if self.labels.kind == "multilabel" else split.by_class(parsed)
+
+    def examples(
+        self,
+        table: Table,
+        tokenizer: Any,
+        targets: bool = True,
+        cache_dir: Path | None = None,
+        progress: Progress | None = None,
+    ) -> TextExamples:
+        """Tokenise the rows; with `targets`, their labels too."""
+        first, *pair = [table.columns[column] for column in self.text_columns()]
+        tokens = tokenise(tokenizer, first, pair[0] if pair else None, self.max_length, cache_dir, progress)
+        if not targets:
+            return TextExamples(tokens)
+        return TextExamples(tokens, torch.from_numpy(self.labels.targets(label_cells(table, self.columns["label"]))))
+
+
+def label_cells(table: Table, column: str | Sequence[str]) -> list[Any]:
+    """The label column's cells; one 0/1 column a label becomes a list of names a row."""
+    if isinstance(column, str):
+        return table.columns[column]
+    return merge_columns([table.columns[name] for name in column], column)

@@ -1,0 +1,191 @@
+"""The tab that scores a file: upload, choose the column, watch, download."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from modernbert.errors import ConfigError, DataError
+from tasks.data import readers
+from tasks.data.readers import Table
+from tasks.data.schema import map_columns
+from tasks.data.writers import open_writer
+from tasks.evaluation import with_columns
+from tasks.run import Run
+from ui.messages import as_message
+
+#: What the readers take; a browser offers these files alone.
+FILES = [".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".gz", ".parquet", ".xlsx", ".xlsm"]
+#: What is written for files that can only be read.
+WRITTEN = {".json": ".jsonl", ".ndjson": ".jsonl", ".xlsm": ".xlsx"}
+#: Rows scored at a time: seconds on two cores, so the bar moves and a typed text waits no longer than that.
+CHUNK = 256
+#: Rows read to guess the column, and rows shown.
+GUESSED, SHOWN = 1000, 5
+#: Characters of a cell in the preview.
+CELL = 120
+
+
+class FileTab:
+    """Scores uploaded files with a run.
+
+    Args:
+        lock: held while the model computes; the tabs share the machine.
+    """
+
+    def __init__(self, run: Run, lock: threading.Lock) -> None:
+        self.run, self.lock = run, lock
+        self.roles = [role for role in run.schema.roles if role.for_prediction and run.schema.columns.get(role.name)]
+
+    def build(self) -> None:
+        """The components and their events, where the page stands."""
+        gr.Markdown(
+            "Upload a table (CSV, TSV, JSONL, Excel or Parquet) with one text a row. "
+            "You get it back with all its columns and the predictions beside them."
+        )
+        upload = gr.File(label="Table", file_types=FILES, height=140)
+        about = gr.Markdown()
+        preview = gr.Dataframe(label="First rows", interactive=False, visible=False, wrap=True, max_height=320)
+        columns = [
+            gr.Dropdown([], label=f"Column: {role.name}", info=role.help, visible=False, interactive=True)
+            for role in self.roles
+        ]
+        with gr.Row():
+            start = gr.Button("Score the file", variant="primary", interactive=False)
+            stop = gr.Button("Stop", visible=False, variant="stop")
+        done = gr.Markdown(elem_id="batch-done")
+        result = gr.File(label="Scored table", interactive=False, visible=False)
+
+        upload.change(
+            self.look, upload, [about, preview, start, done, result, *columns], api_name="columns", show_progress="minimal"
+        )
+        scoring = start.click(
+            self.score, [upload, *columns], [done, result, stop], api_name="score", show_progress_on=done
+        )
+        stop.click(self.stopped, None, [done, stop], cancels=[scoring], api_visibility="private")
+
+    @staticmethod
+    def stopped() -> tuple[str, Any]:
+        return "Stopped; nothing was kept.", gr.update(visible=False)
+
+    def look(self, upload: str | None) -> list[Any]:
+        """What an uploaded file has: notes, first rows, and its columns to choose from, the likely one chosen."""
+        cleared = [gr.update(value=""), gr.update(value=None, visible=False)]
+        if upload is None:
+            hidden = [gr.update(choices=[], value=None, visible=False) for _ in self.roles]
+            return ["", gr.update(value=None, visible=False), gr.update(interactive=False), *cleared, *hidden]
+        path = Path(upload)
+        with as_message(path):
+            table = first_rows(path)
+        guessed = self.guess(table)
+        total = readers.count(upload)
+        notes = [f"{total:,} rows" if total is not None else "", *table.notes]
+        choices = [
+            gr.update(choices=list(table.columns), value=guessed.get(role.name), visible=True) for role in self.roles
+        ]
+        return [
+            ", ".join(filter(None, notes)),
+            gr.update(value=preview_of(table), visible=True),
+            gr.update(interactive=True),
+            *cleared,
+            *choices,
+        ]
+
+    def guess(self, table: Table) -> dict[str, str]:
+        """Role -> column: the one of training where the file has it, else by name or content; missing where unclear."""
+        own = {role.name: self.run.schema.columns[role.name] for role in self.roles}
+        given = {name: column for name, column in own.items() if column in table.columns}
+        try:
+            return map_columns(table, self.roles, given, predict=True)[0]
+        except ConfigError:
+            return given  # the person chooses the others
+
+    def score(self, upload: str | None, *chosen: str | None, progress: gr.Progress = gr.Progress()) -> Iterator[Any]:
+        """The file with predictions: rows in order, every column kept.
+
+        Gradio stops a generator between two of its values; what was written is then removed.
+        """
+        path = Path(upload or "")
+        with as_message(path), tempfile.TemporaryDirectory(prefix="modernbert-") as folder:
+            if upload is None:
+                raise DataError("There is no table yet: upload one.")
+            given = dict(zip((role.name for role in self.roles), chosen, strict=True))
+            for role in self.roles:
+                if not given[role.name]:
+                    raise DataError(f"Choose the column that holds the {role.name} ({role.help}).")
+            target = Path(folder) / result_name(path)
+            counts = Counts()
+            total = readers.count(upload)
+            with open_writer(target) as writer:
+                for table in readers.stream(upload, CHUNK):
+                    with self.lock:
+                        outputs = self.run.outputs(self.run.column_map(table, given))
+                    writer.write(with_columns(table, self.run.task.to_columns(outputs)))
+                    counts.add(table, outputs)
+                    progress((counts.rows, total), desc="Scoring", unit="rows")
+                    yield f"{counts.rows:,} rows scored …", gr.update(), gr.update(visible=True)
+            if not counts.rows:
+                raise DataError(f"{path.name} has no rows below its header.")
+            # Gradio copies the file into its cache before it asks for the next value; then the folder goes.
+            yield counts.in_words(self.run.schema.max_length), gr.update(value=str(target), visible=True), gr.update(visible=False)
+
+
+@dataclass
+class Counts:
+    """What scoring met."""
+
+    rows: int = 0
+    cut: int = 0
+    empty: list[int] = field(default_factory=list)
+
+    def add(self, table: Table, outputs: list[Any]) -> None:
+        self.rows += len(table)
+        self.cut += sum(output.cut for output in outputs if output is not None)
+        self.empty += [row for row, output in zip(table.rows, outputs, strict=True) if output is None]
+
+    def in_words(self, max_length: int) -> str:
+        """Truncation and empty rows are never silent."""
+        said = [f"**{self.rows:,} rows scored.**"]
+        if self.cut:
+            said.append(f"{self.cut:,} texts are longer than {max_length} tokens: their end was left out (column cut).")
+        if self.empty:
+            some = ", ".join(map(str, self.empty[:10])) + (" …" if len(self.empty) > 10 else "")
+            said.append(f"{len(self.empty):,} rows have no text and no prediction: rows {some}.")
+        return " ".join(said)
+
+
+def first_rows(path: Path) -> Table:
+    """The first rows of a file.
+
+    Raises:
+        DataError: it cannot be read, or has no rows.
+    """
+    table = next(readers.stream(str(path), GUESSED), None)
+    if table is None or not len(table):
+        raise DataError(f"{path.name} has no rows below its header.")
+    return table
+
+
+def preview_of(table: Table) -> dict[str, list[Any]]:
+    """A few rows for gr.Dataframe, long cells shortened."""
+    some = table.select(range(min(SHOWN, len(table))))
+    cells = [[short(cell) for cell in row] for row in zip(*some.columns.values(), strict=True)]
+    return {"headers": list(some.columns), "data": cells}
+
+
+def short(cell: Any) -> str:
+    text = "" if cell is None else str(cell)
+    return text if len(text) <= CELL else text[: CELL - 1] + "…"
+
+
+def result_name(path: Path) -> str:
+    """reviews.csv.gz -> reviews_scored.csv.gz; a format that is only read becomes its nearest that is written."""
+    inner = path.with_suffix("") if path.suffix.lower() == ".gz" else path
+    suffix = WRITTEN.get(inner.suffix.lower(), inner.suffix.lower())
+    return f"{inner.stem}_scored{suffix}{'.gz' if inner is not path else ''}"
