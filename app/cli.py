@@ -32,6 +32,9 @@ VERBS = {
     "export": Verb("app.export", "export", "write a saved run for other software"),
     "check": Verb("app.check", "check", "list what is wrong with the data, before any training"),
     "ui": Verb("app.serve", "ui", "try a saved run in the browser"),
+    "bench encoder": Verb("app.bench.encoder_suite", "bench_encoder", "time the encoder beside transformers"),
+    "bench encode": Verb("app.bench.encode_suite", "bench_encode", "time encoding beside sentence-transformers"),
+    "bench train": Verb("app.bench.train_suite", "bench_train", "time training beside transformers' Trainer"),
 }
 
 
@@ -71,7 +74,10 @@ def _run(argv: list[str]) -> int:
     if not argv or argv[0] in ("--help", "-h", "help"):
         manual.print_verbs({name: verb.help for name, verb in VERBS.items()})
         return OK
-    name, rest = argv[0], argv[1:]
+    name, rest = find_verb(argv)
+    if not rest and (suites := {verb: VERBS[verb].help for verb in VERBS if verb.startswith(f"{name} ")}):
+        manual.print_verbs(suites)
+        return OK
     if name not in VERBS:
         best = closest(name, list(VERBS))
         hint = f"Did you mean modernbert {best}?" if best else f"Verbs: {', '.join(VERBS)}."
@@ -84,6 +90,12 @@ def _run(argv: list[str]) -> int:
         manual.print_tasks(name)
         return OK
     return _compose_and_call(verb, arguments)
+
+
+def find_verb(argv: Sequence[str]) -> tuple[str, list[str]]:
+    """The verb, of one word or (`bench encoder`) two, and the words after it."""
+    words = 2 if " ".join(argv[:2]) in VERBS else 1
+    return " ".join(argv[:words]), list(argv[words:])
 
 
 def _arguments(rest: Sequence[str]) -> Arguments:

@@ -89,7 +89,7 @@ def compose(config: str, words: Sequence[str], own: Path | None = None, complete
     known = {key.path: key for key in catalog.keys(config, choices)}
     _check_keys(overrides, choices, known)
     cfg = _hydra(
-        config, [_open(word, override, known) for word, override in zip(words, overrides, strict=True)], own
+        config, [_forced(word, override, known) for word, override in zip(words, overrides, strict=True)], own
     )
     if own is not None:
         _check_own_files(cfg, config, choices)
@@ -106,9 +106,9 @@ def plain(cfg: DictConfig, resolve: bool = True) -> dict[str, Any]:
     return {str(key): value for key, value in container.items()}
 
 
-def _open(word: str, override: Override, known: Mapping[str, Key]) -> str:
+def _forced(word: str, override: Override, known: Mapping[str, Key]) -> str:
     """A key below one that is `{}` by default is new to Hydra and is forced: `++data.columns.text=body`."""
-    below = any(_is_open(key) and override.key_or_group.startswith(key.path + ".") for key in known.values())
+    below = any(_is_forced(key) and override.key_or_group.startswith(key.path + ".") for key in known.values())
     return f"++{word.lstrip('+')}" if below else word
 
 
@@ -163,7 +163,7 @@ def _check_keys(
         # `task.class_weights={spam: 2}` replaces a leaf; `data.columns={text: body}` merges into a branch.
         if key in choices or key in known or any(_within(path, key) for path in known):
             continue
-        if any(_is_open(owner) and _within(key, owner.path) for owner in known.values()):
+        if any(_is_forced(owner) and _within(key, owner.path) for owner in known.values()):
             continue
         parent, _, last = key.rpartition(".")
         if parent in known:
@@ -194,7 +194,7 @@ def _check_own_files(cfg: DictConfig, config: str, choices: Mapping[str, str | N
             )
 
 
-def _is_open(key: Key) -> bool:
+def _is_forced(key: Key) -> bool:
     return key.value == {}
 
 

@@ -7,6 +7,7 @@ Text of users is never read as rich markup.
 from __future__ import annotations
 
 import functools
+import os
 import platform
 import sys
 import tempfile
@@ -42,14 +43,21 @@ def _console(stderr: bool) -> Console:
     return Console(stderr=stderr, highlight=False, markup=False, emoji=False, width=width)
 
 
+def is_main() -> bool:
+    """Whether this process speaks: of several that train together, only the first does."""
+    return os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) == "0"
+
+
 def note(message: str) -> None:
     """Say something worth knowing that needs no action."""
-    err().print(Text(message, style="dim"), soft_wrap=True)
+    if is_main():
+        err().print(Text(message, style="dim"), soft_wrap=True)
 
 
 def warn(message: str) -> None:
     """Say something that a person may want to act on."""
-    err().print(Text.assemble(("warning ", "yellow"), message), soft_wrap=True)
+    if is_main():
+        err().print(Text.assemble(("warning ", "yellow"), message), soft_wrap=True)
 
 
 def error(message: str, mark: str = "error ") -> None:

@@ -120,17 +120,17 @@ class TrainingBar(ProgressBar):
     # -- what is shown -------------------------------------------------------------------------------------
 
     def facts(self, trainer: L.Trainer) -> list[str]:
-        """Loss, speed, filling of a forward pass, last validation metric: whatever is known by now."""
+        """Loss, last validation metric, tokens a second and a forward pass: whatever is known by now."""
         shown = []
         if (loss := self.steps.loss()) is not None:
             shown.append(f"loss {loss:.3f}")
-        if (speed := self.steps.tokens_per_second()) is not None:
-            shown.append(f"{short(speed * trainer.world_size)} tokens/s")
-        if (filled := self.steps.tokens_per_batch()) is not None:
-            shown.append(f"{short(filled)} a batch")
         if self.monitor is not None and self.monitor in trainer.callback_metrics:
             value = float(trainer.callback_metrics[self.monitor])
             shown.append(f"{self.monitor.removeprefix('val_')} {value:.3f}")
+        if (speed := self.steps.tokens_per_second()) is not None:
+            shown.append(f"{short(speed * trainer.world_size)} tok/s")
+        if (filled := self.steps.tokens_per_batch()) is not None:
+            shown.append(f"{short(filled)}/batch")
         return shown
 
     def _epoch(self, trainer: L.Trainer) -> str:
@@ -201,7 +201,7 @@ def progress(items: Iterable[T], description: str, total: int | None = None) -> 
 @contextmanager
 def tracking(description: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
     """A bar for work that is not a loop: `with tracking("tokenising", n) as advance: …; advance(1000)`."""
-    if console.err().is_terminal:
+    if console.err().is_terminal and console.is_main():
         with _bar(transient=True) as bar:
             row = bar.add_task(description, total=total)
             yield lambda amount: bar.update(row, advance=amount)
@@ -237,7 +237,7 @@ def _bar(transient: bool) -> Progress:
     wide = console.err().width >= 110
     return Progress(
         TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=24 if wide else 8),
+        BarColumn(bar_width=24 if wide else 6),
         TaskProgressColumn(),
         TimeRemainingColumn(compact=True),
         Facts(),

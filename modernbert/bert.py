@@ -129,7 +129,9 @@ class Embeddings(nn.Module):
 
     def forward(self, packed: Packed, layout: Layout) -> Tensor:
         """A pack -> (T, D)."""
-        positions = self._roberta_positions(packed.input_ids, layout) if self.counts_from_pad else layout.positions
+        positions = (
+            self._roberta_positions(packed.input_ids, layout) if self.counts_from_pad else layout.positions
+        )
         summed = self.word_embeddings(packed.input_ids)
         if packed.token_type_ids is None:
             summed = summed + self.token_type_embeddings.weight[0]

@@ -52,7 +52,9 @@ class EncoderConfig:
     attention_dropout: float
     mlp_dropout: float
     initializer_range: float
-    initializer_cutoff: float | None  # truncation of the initial normal in standard deviations; None: not truncated
+    initializer_cutoff: (
+        float | None
+    )  # truncation of the initial normal in standard deviations; None: not truncated
     windows: tuple[int | None, ...]  # a layer: tokens seen on each side (distance <= window), None for all
     thetas: tuple[float, ...]  # a layer: the base of its rotary angles; empty where positions are learned
     type_vocab_size: int  # BERT segments; 0 where there are none
@@ -75,7 +77,9 @@ def read_config(folder: Path | str) -> EncoderConfig:
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise EncoderError(f"{path} is missing: an encoder folder needs config.json and model.safetensors") from None
+        raise EncoderError(
+            f"{path} is missing: an encoder folder needs config.json and model.safetensors"
+        ) from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise EncoderError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(raw, dict):
@@ -109,7 +113,9 @@ class _Fields:
         if value is None:
             raise EncoderError(f"{self.source}: the field {name} is missing")
         if isinstance(value, bool) or not isinstance(value, int | float) or kind(value) != value:
-            raise EncoderError(f"{self.source}: {name}={value!r} must be {'an integer' if kind is int else 'a number'}")
+            raise EncoderError(
+                f"{self.source}: {name}={value!r} must be {'an integer' if kind is int else 'a number'}"
+            )
         return kind(value)
 
     def integer(self, name: str, default: int | None = None) -> int:
@@ -142,7 +148,9 @@ def _refuse_everywhere(fields: _Fields) -> None:
     # Code shipped with a checkpoint may compute anything (jina-embeddings-v3 calls itself xlm-roberta).
     custom = fields.raw.get("auto_map") or {}
     if any(name in custom for name in ("AutoModel", "AutoModelForMaskedLM")):
-        raise EncoderError(f"{fields.source}: auto_map={custom!r} asks for the checkpoint's own code, which is never run")
+        raise EncoderError(
+            f"{fields.source}: auto_map={custom!r} asks for the checkpoint's own code, which is never run"
+        )
 
 
 def _modernbert(fields: _Fields) -> EncoderConfig:
@@ -152,7 +160,9 @@ def _modernbert(fields: _Fields) -> EncoderConfig:
     theta = _thetas(fields)
     reach = fields.integer("local_attention", 128) // 2
     if SLIDING in kinds and reach < 1:
-        raise EncoderError(f"{fields.source}: local_attention={2 * reach} must be at least 2 (tokens on both sides)")
+        raise EncoderError(
+            f"{fields.source}: local_attention={2 * reach} must be at least 2 (tokens on both sides)"
+        )
     return EncoderConfig(
         family="modernbert",
         hidden_size=fields.integer("hidden_size"),
@@ -187,10 +197,14 @@ def _layer_kinds(fields: _Fields, layers: int) -> list[str]:
             raise EncoderError(f"{fields.source}: global_attn_every_n_layers={every} must be at least 1")
         return [SLIDING if i % every else GLOBAL for i in range(layers)]
     if not isinstance(kinds, list) or len(kinds) != layers:
-        raise EncoderError(f"{fields.source}: layer_types={kinds!r} must list num_hidden_layers={layers} names")
+        raise EncoderError(
+            f"{fields.source}: layer_types={kinds!r} must list num_hidden_layers={layers} names"
+        )
     unknown = sorted({str(kind) for kind in kinds if kind not in (GLOBAL, SLIDING)})
     if unknown:
-        raise EncoderError(f"{fields.source}: layer_types holds {unknown}, only {GLOBAL!r} and {SLIDING!r} are implemented")
+        raise EncoderError(
+            f"{fields.source}: layer_types holds {unknown}, only {GLOBAL!r} and {SLIDING!r} are implemented"
+        )
     return kinds
 
 
@@ -201,7 +215,10 @@ def _thetas(fields: _Fields) -> dict[str, float]:
         base = fields.number("global_rope_theta", DEFAULT_THETA[GLOBAL])
         # null in an old config means: as the global layers.
         null_local = "local_rope_theta" in fields.raw and fields.raw["local_rope_theta"] is None
-        return {GLOBAL: base, SLIDING: base if null_local else fields.number("local_rope_theta", DEFAULT_THETA[SLIDING])}
+        return {
+            GLOBAL: base,
+            SLIDING: base if null_local else fields.number("local_rope_theta", DEFAULT_THETA[SLIDING]),
+        }
     thetas = {}
     for kind, fallback in ((GLOBAL, "global_rope_theta"), (SLIDING, "local_rope_theta")):
         given = parameters.get(kind) if isinstance(parameters, dict) else None
@@ -253,7 +270,14 @@ def _bert(fields: _Fields, family: Family) -> EncoderConfig:
 
 
 def _check_sizes(config: EncoderConfig, fields: _Fields) -> None:
-    for name in ("hidden_size", "intermediate_size", "num_layers", "num_heads", "vocab_size", "max_positions"):
+    for name in (
+        "hidden_size",
+        "intermediate_size",
+        "num_layers",
+        "num_heads",
+        "vocab_size",
+        "max_positions",
+    ):
         if getattr(config, name) < 1:
             raise EncoderError(f"{fields.source}: {name}={getattr(config, name)} must be at least 1")
     for name in ("embedding_dropout", "attention_dropout", "mlp_dropout"):
@@ -264,6 +288,8 @@ def _check_sizes(config: EncoderConfig, fields: _Fields) -> None:
             f"{fields.source}: hidden_size={config.hidden_size} is no multiple of num_attention_heads={config.num_heads}"
         )
     if config.thetas and config.head_dim % 2:
-        raise EncoderError(f"{fields.source}: a head of {config.head_dim} features is odd: rotary positions need pairs")
+        raise EncoderError(
+            f"{fields.source}: a head of {config.head_dim} features is odd: rotary positions need pairs"
+        )
     fields.require("head_dim", (config.head_dim, None))
     fields.require("num_key_value_heads", (config.num_heads, None))

@@ -53,7 +53,10 @@ class ModernBertEncoder(nn.Module):
         """
         check_pack(packed, self.config, self.final_norm.weight.device)
         layout = Layout(packed)
-        tables = {theta: rope_table(layout.positions, self.config.head_dim, theta) for theta in set(self.config.thetas)}
+        tables = {
+            theta: rope_table(layout.positions, self.config.head_dim, theta)
+            for theta in set(self.config.thetas)
+        }
         recompute = self.gradient_checkpointing and self.training
         residual, update = self.embeddings(packed.input_ids), None
         for layer, theta in zip(self.layers, self.config.thetas, strict=True):
@@ -79,17 +82,23 @@ class ModernBertEncoder(nn.Module):
     def from_hf(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Our state dict from tensors under their Hugging Face names (without prefix)."""
         order = self._row_order()
-        return {n: v.index_select(0, order.to(v.device)) if ".attn.Wqkv." in n else v for n, v in tensors.items()}
+        return {
+            n: v.index_select(0, order.to(v.device)) if ".attn.Wqkv." in n else v for n, v in tensors.items()
+        }
 
     def to_hf(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Tensors under their Hugging Face names (without prefix) from our state dict."""
         order = self._row_order().argsort()
-        return {n: v.index_select(0, order.to(v.device)) if ".attn.Wqkv." in n else v for n, v in state.items()}
+        return {
+            n: v.index_select(0, order.to(v.device)) if ".attn.Wqkv." in n else v for n, v in state.items()
+        }
 
     def _row_order(self) -> Tensor:
         """(3D,) the half-split row of Wqkv that stands at each of our rows; value rows stay."""
         size, dim = self.config.hidden_size, self.config.head_dim
-        heads = torch.arange(size, device="cpu").view(-1, dim)[:, pair_order(dim, torch.device("cpu"))].flatten()
+        heads = (
+            torch.arange(size, device="cpu").view(-1, dim)[:, pair_order(dim, torch.device("cpu"))].flatten()
+        )
         return torch.cat([heads, heads + size, torch.arange(2 * size, 3 * size, device="cpu")])
 
 
@@ -98,7 +107,9 @@ class Embeddings(nn.Module):
 
     def __init__(self, config: EncoderConfig, dropout: float | None) -> None:
         super().__init__()
-        self.tok_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        self.tok_embeddings = nn.Embedding(
+            config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id
+        )
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.norm_eps, bias=config.norm_bias)
         self.dropout = config.embedding_dropout if dropout is None else dropout
 

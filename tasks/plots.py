@@ -25,7 +25,7 @@ LINES = ("-", "--", "-.", ":")  # a second mark beside the colour
 DPI = 120
 # More rows than this cannot be read on a page: the labels most confused are shown instead.
 MOST_LABELS = 30
-LONGEST_LABEL = 24
+LONGEST_LABEL = 28
 
 
 def confusion_matrix(path: Path | str, matrix: NDArray, labels: Sequence[str]) -> None:

@@ -53,7 +53,8 @@ class FileTab:
         about = gr.Markdown()
         preview = gr.Dataframe(label="First rows", interactive=False, visible=False, wrap=True, max_height=320)
         columns = [
-            gr.Dropdown([], label=f"Column: {role.name}", info=role.help, visible=False, interactive=True)
+            # A value that is not among the choices gets our message, not Gradio's.
+            gr.Dropdown([], label=f"Column: {role.name}", info=role.help, visible=False, allow_custom_value=True)
             for role in self.roles
         ]
         with gr.Row():
@@ -82,7 +83,7 @@ class FileTab:
             return ["", gr.update(value=None, visible=False), gr.update(interactive=False), *cleared, *hidden]
         path = Path(upload)
         with as_message(path):
-            table = first_rows(path)
+            table = next(readers.stream(upload, GUESSED))
         guessed = self.guess(table)
         total = readers.count(upload)
         notes = [f"{total:,} rows" if total is not None else "", *table.notes]
@@ -130,8 +131,6 @@ class FileTab:
                     counts.add(table, outputs)
                     progress((counts.rows, total), desc="Scoring", unit="rows")
                     yield f"{counts.rows:,} rows scored …", gr.update(), gr.update(visible=True)
-            if not counts.rows:
-                raise DataError(f"{path.name} has no rows below its header.")
             # Gradio copies the file into its cache before it asks for the next value; then the folder goes.
             yield counts.in_words(self.run.schema.max_length), gr.update(value=str(target), visible=True), gr.update(visible=False)
 
@@ -158,18 +157,6 @@ class Counts:
             some = ", ".join(map(str, self.empty[:10])) + (" …" if len(self.empty) > 10 else "")
             said.append(f"{len(self.empty):,} rows have no text and no prediction: rows {some}.")
         return " ".join(said)
-
-
-def first_rows(path: Path) -> Table:
-    """The first rows of a file.
-
-    Raises:
-        DataError: it cannot be read, or has no rows.
-    """
-    table = next(readers.stream(str(path), GUESSED), None)
-    if table is None or not len(table):
-        raise DataError(f"{path.name} has no rows below its header.")
-    return table
 
 
 def preview_of(table: Table) -> dict[str, list[Any]]:

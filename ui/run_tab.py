@@ -50,8 +50,8 @@ def build(run: Run) -> None:
                     min_width=300,
                 )
     errors = folder / "worst_errors.csv"
-    table = next(readers.stream(str(errors)), None) if errors.is_file() else None
-    if table is not None and len(table):
+    table = next(readers.stream(str(errors))) if errors.is_file() else None
+    if table is not None:
         gr.Markdown("### Worst errors\nThe rows the run was most wrong about, with their place in the file.")
         gr.Dataframe(
             [list(row) for row in zip(*table.columns.values(), strict=True)],

@@ -17,13 +17,17 @@ T = TypeVar("T")
 Work = Callable[[], object]
 
 
+def nothing() -> None:
+    """A CPU has nothing to wait for."""
+
+
 @dataclass(frozen=True)
 class Clock:
     """What time is read from; `settle` waits until a device has finished what was queued."""
 
     wall: Callable[[], float] = time.perf_counter
     cpu: Callable[[], float] = time.process_time  # user and system time of every thread of this process
-    settle: Work = bool
+    settle: Work = nothing
 
 
 def device_clock(device: torch.device) -> Clock:

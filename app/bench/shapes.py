@@ -113,6 +113,9 @@ def _random(shape: Shape, layers: int | None, attention: str) -> Any:
 def _pretrained(name: str, attention: str) -> Any:
     from transformers import AutoConfig, AutoModel
 
+    from app.bench.quiet import quiet_transformers
+
+    quiet_transformers()
     folder = resolve(name)
     options: dict[str, Any] = {}
     if AutoConfig.from_pretrained(folder).model_type != "modernbert":

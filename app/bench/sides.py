@@ -10,7 +10,7 @@ import importlib
 import importlib.util
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -26,32 +26,37 @@ from tasks.optim import Optim, build_optimizer
 
 Mode = Literal["inference", "training"]
 MODES = ("inference", "training")
-OURS, PADDED, SORTED, PACKED = "ours", "transformers padded", "transformers sorted", "packed-encoders"
+OURS, EQUAL, PACKED = "ours", "transformers", "packed-encoders"
+PADDED, SORTED = "transformers padded", "transformers sorted"  # where lengths differ
 #: Small, so that random weights stay where they are however many rounds there are.
 RATE = 1e-6
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What all cells of a run share; `adamw` (fused or default) is the optimiser loop of the transformers side."""
+    """What all cells of a run share: fp32 on a CPU, bf16 autocast over fp32 weights on a GPU.
+
+    `adamw` is the optimiser loop of the transformers side: fused, as in its Trainer, or default, as in torch.
+    """
 
     device: torch.device
     adamw: str = "fused"
-
-    def autocast(self) -> AbstractContextManager[object]:
-        """bf16 on a GPU; fp32 on a CPU, where bf16 is slower without AMX."""
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda")
+    autocast: bool = True
 
     @property
     def dtype(self) -> torch.dtype:
+        """That of the matrix products."""
         return torch.bfloat16 if self.device.type == "cuda" else torch.float32
+
+    def precision(self) -> AbstractContextManager[object]:
+        """The context of a forward pass."""
+        enabled = self.autocast and self.device.type == "cuda"
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
 
 
 def names(work: Workload, pair: Pair, setting: Setting) -> list[str]:
     """The sides that a workload is run on; sorting is left out where it changes nothing."""
-    found = [OURS, PADDED]
-    if work.sorting_matters:
-        found.append(SORTED)
+    found = [OURS, PADDED, SORTED] if work.sorting_matters else [OURS, EQUAL]
     modern = pair.config.family == "modernbert" and setting.device.type == "cuda"
     if modern and importlib.util.find_spec("packed_encoders"):
         found.append(PACKED)
@@ -67,7 +72,10 @@ def side(name: str, pair: Pair, work: Workload, mode: Mode, setting: Setting) ->
     direction = torch.randn(pair.config.hidden_size, generator=torch.Generator().manual_seed(1)).to(setting.device)
     if name == OURS:
         return _ours(pair.ours, work, mode, setting, direction)
-    model = _packed_encoders(pair.theirs) if name == PACKED else pair.theirs
+    model = pair.theirs
+    if name == PACKED:
+        # Its weights are bf16 already, and under autocast it leaves its fast path.
+        model, setting = _packed_encoders(pair.theirs), replace(setting, autocast=False)
     return _theirs(model, work.padded(name != PADDED, setting.device), mode, setting, direction)
 
 
@@ -104,7 +112,7 @@ def _inference(
 ) -> Work:
     def run() -> None:
         model.eval()
-        with torch.inference_mode(), setting.autocast():
+        with torch.inference_mode(), setting.precision():
             for batch in batches:
                 forward(batch)
 
@@ -124,7 +132,7 @@ def _step(
         model.train()
         optimizer.zero_grad(set_to_none=True)
         for batch in batches:
-            with setting.autocast():
+            with setting.precision():
                 value = loss(batch)
             value.backward()
         optimizer.step()

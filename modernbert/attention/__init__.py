@@ -131,7 +131,9 @@ def _fault(name: str, device_type: str, dtype: torch.dtype, head_dim: int) -> st
     except (ImportError, AttributeError, RuntimeError, TypeError, ValueError) as raised:
         return f"{type(raised).__name__}: {str(raised).splitlines()[0] if str(raised) else 'no message'}"
     tolerance = PROOF_TOLERANCE[dtype]
-    return None if error <= tolerance else f"differs from the reference by {error:.1e}, allowed {tolerance:.0e}"
+    return (
+        None if error <= tolerance else f"differs from the reference by {error:.1e}, allowed {tolerance:.0e}"
+    )
 
 
 def _proof(backend: Backend, device: torch.device, dtype: torch.dtype, head_dim: int) -> float:

@@ -45,8 +45,8 @@ class _MaxSim(torch.autograd.Function):
         with dispatch.on_device_of(queries):
             _forward[(num_queries * num_documents,)](
                 queries, documents, query_cu, document_cu, scores, winner,
-                num_queries, num_documents, tokens, d,
-                KEEP=keep, BLOCK_Q=BLOCK_Q, BLOCK_D=BLOCK_D, BLOCK_K=_block_k(d), num_warps=4,
+                num_queries, num_documents, tokens,
+                D=d, KEEP=keep, BLOCK_Q=BLOCK_Q, BLOCK_D=BLOCK_D, BLOCK_K=_block_k(d), num_warps=4,
             )  # fmt: skip
         ctx.save_for_backward(queries, query_cu, documents, document_cu, winner)
         return scores
@@ -76,8 +76,8 @@ class _MaxSim(torch.autograd.Function):
 @triton.jit
 def _forward(
     queries_ptr, documents_ptr, query_cu_ptr, document_cu_ptr, scores_ptr, winner_ptr,
-    num_queries, num_documents, tokens, d,
-    KEEP: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr,
+    num_queries, num_documents, tokens,
+    D: tl.constexpr, KEEP: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     query = tl.program_id(0) % num_queries
     document = tl.program_id(0) // num_queries
@@ -92,16 +92,17 @@ def _forward(
         winner = tl.zeros((BLOCK_Q,), tl.int32)
         for t in range(document_start, document_end, BLOCK_D):
             d_row = tl.cast(t, tl.int64) + tl.arange(0, BLOCK_D)
-            similarity = tl.zeros((BLOCK_Q, BLOCK_D), tl.float32)
-            for k in range(0, d, BLOCK_K):
+            # Documents are the rows of the product: 64 of them fill a Hopper tensor core's tile, 32 queries do not.
+            similarity = tl.zeros((BLOCK_D, BLOCK_Q), tl.float32)
+            for k in tl.static_range(0, D, BLOCK_K):
                 col = k + tl.arange(0, BLOCK_K)
-                q_mask = (q_row < query_end)[:, None] & (col < d)[None, :]
-                d_mask = (d_row < document_end)[None, :] & (col < d)[:, None]
-                left = tl.load(queries_ptr + q_row[:, None] * d + col[None, :], mask=q_mask, other=0.0)
-                right = tl.load(documents_ptr + d_row[None, :] * d + col[:, None], mask=d_mask, other=0.0)
-                similarity = tl.dot(left, right, similarity, input_precision="ieee")
-            similarity = tl.where((d_row < document_end)[None, :], similarity, float("-inf"))
-            top, index = tl.max(similarity, axis=1, return_indices=True)
+                d_mask = (d_row < document_end)[:, None] & (col < D)[None, :]
+                q_mask = (q_row < query_end)[:, None] & (col < D)[None, :]
+                left = tl.load(documents_ptr + d_row[:, None] * D + col[None, :], mask=d_mask, other=0.0)
+                right = tl.load(queries_ptr + q_row[:, None] * D + col[None, :], mask=q_mask, other=0.0)
+                similarity = tl.dot(left, tl.trans(right), similarity, input_precision="ieee")
+            similarity = tl.where((d_row < document_end)[:, None], similarity, float("-inf"))
+            top, index = tl.max(similarity, axis=0, return_indices=True)
             winner = tl.where(top > best, index + t, winner)
             best = tl.maximum(best, top)
         score += tl.where(q_row < query_end, best, 0.0)

@@ -5,7 +5,7 @@ Shapes: N examples, B sequences of a batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -21,6 +21,7 @@ from tasks.data.sampler import StepSampler, inference_batches, shares
 from tasks.data.tokens import Tokens
 
 T = TypeVar("T")
+Indices = Sequence[int] | npt.NDArray[np.int64]
 
 
 @dataclass
@@ -52,7 +53,7 @@ class Examples(Protocol):
 
     def __len__(self) -> int: ...
 
-    def collate(self, indices: Sequence[int]) -> Batch:
+    def collate(self, indices: Indices) -> Batch:
         """The examples at `indices`, in that order."""
 
 
@@ -80,7 +81,7 @@ class TextExamples:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def collate(self, indices: Sequence[int]) -> Batch:
+    def collate(self, indices: Indices) -> Batch:
         index = torch.as_tensor(indices, dtype=torch.int64)
         spans = [slice(self.tokens.offsets[i], self.tokens.offsets[i + 1]) for i in index.tolist()]
         segments = self.tokens.segments
@@ -104,6 +105,41 @@ class StepDataset(Dataset[list[Batch]]):
         return len(self.examples)
 
 
+class StepLoader(DataLoader[list[Batch]]):
+    """Hands out the steps of a `StepSampler` and knows how many, so that a checkpoint resumes in mid-epoch.
+
+    Lightning saves `state_dict` with its checkpoint and restores it before it iterates.
+    """
+
+    sampler: StepSampler
+
+    def __init__(self, examples: Examples, sampler: StepSampler, workers: int) -> None:
+        super().__init__(
+            StepDataset(examples),
+            batch_size=None,
+            sampler=sampler,
+            num_workers=workers,
+            collate_fn=_as_is,
+            multiprocessing_context="spawn" if workers else None,
+            persistent_workers=workers > 0,
+        )
+        self.steps_done = 0
+
+    def __iter__(self) -> Iterator[list[Batch]]:  # type: ignore[override]
+        # A generator starts at its first item. Lightning makes the iterator of a resumed run before it calls
+        # set_epoch; workers, which fetch ahead, would then take the order of epoch 0.
+        self.steps_done = self.sampler.start_step
+        for step in super().__iter__():
+            self.steps_done += 1
+            yield step
+
+    def state_dict(self) -> dict[str, int]:
+        return {"epoch": self.sampler.epoch, "step": self.steps_done}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.sampler.start_at(state["epoch"], state["step"])
+
+
 class BatchDataset(Dataset[Batch]):
     """The batches of an evaluation, numbered."""
 
@@ -112,13 +148,13 @@ class BatchDataset(Dataset[Batch]):
         self.batches = batches
 
     def __getitem__(self, number: int) -> Batch:
-        return self.examples.collate(self.batches[number].tolist())
+        return self.examples.collate(self.batches[number])
 
     def __len__(self) -> int:
         return len(self.batches)
 
 
-def train_loader(examples: Examples, sampler: StepSampler, workers: int = 0) -> DataLoader[list[Batch]]:
+def train_loader(examples: Examples, sampler: StepSampler, workers: int = 0) -> StepLoader:
     """A loader whose items are optimiser steps: `list[Batch]`, this rank's micro-batches of the step.
 
     For Lightning set `use_distributed_sampler=False`: the sampler splits by rank itself. Lightning finds it
@@ -127,15 +163,7 @@ def train_loader(examples: Examples, sampler: StepSampler, workers: int = 0) -> 
     Workers are started afresh, not forked: a fork after the tokenizer has used its threads can deadlock
     (transformers#5486). Collating is a copy of a few kilobytes, so that none is right unless it is measured.
     """
-    return DataLoader(
-        StepDataset(examples),
-        batch_size=None,
-        sampler=sampler,
-        num_workers=workers,
-        collate_fn=_as_is,
-        multiprocessing_context="spawn" if workers else None,
-        persistent_workers=workers > 0,
-    )
+    return StepLoader(examples, sampler, workers)
 
 
 def eval_loader(

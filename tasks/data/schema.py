@@ -289,7 +289,7 @@ def _nothing_fits(table: Table, role: Role) -> str:
 def _closest(name: str, names: Sequence[str]) -> str:
     by_plain = {plain_name(other): other for other in names}
     close = difflib.get_close_matches(plain_name(name), by_plain, n=1, cutoff=0.6)
-    return f", did you mean {by_plain[close[0]]!r}?" if close else ""
+    return f" (did you mean {by_plain[close[0]]!r}?)" if close else ""
 
 
 def _listed(table: Table, most: int = 20) -> str:

@@ -28,8 +28,8 @@ __all__ = ["Progress", "Tokens", "load_tokenizer", "tokenise"]
 IntArray = npt.NDArray[np.int64]
 Progress = Callable[[int, int], None]  # (distinct texts encoded so far, of how many)
 
-# One call into the tokenizer: enough to keep its threads busy, little enough for a lively progress bar and for
-# memory (its encodings take about 100 bytes a token until their ids are copied). Larger chunks are not faster.
+# One call into the tokenizer: enough to keep its threads busy, little enough for a lively progress bar and
+# for memory (encodings take about 100 bytes a token until their ids are copied). Larger is not faster.
 CHUNK_TEXTS = 1_000
 CHUNK_CHARACTERS = 1_000_000
 # Tokens laid out at once: bounds the index arrays at 32 MB.

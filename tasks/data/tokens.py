@@ -10,6 +10,7 @@ import logging
 import os
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,7 +84,8 @@ def save_tokens(cache_dir: Path, key: str, tokens: Tokens) -> None:
             writer.write_table(table)
         os.replace(partial, _place(cache_dir, key))
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # the reason is in the notice below
+            partial.unlink()
         log.warning("tokens are not kept for the next run: %s", error)
 
 

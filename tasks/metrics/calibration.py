@@ -27,8 +27,8 @@ BINS = 15  # the paper's M
 GRID = 2.0 ** np.linspace(-2.0, 2.0, 33)
 UNSCALED = 16  # GRID[UNSCALED] is 1
 
-# Work on at most this many numbers at a time (4 MB of fp32), about what a core's cache holds.
-CHUNK_NUMBERS = 1 << 20
+# Work on at most this many numbers at a time (1 MB of fp32), which a core's cache holds.
+CHUNK_NUMBERS = 1 << 18
 
 Array = NDArray[np.float64]
 
@@ -68,9 +68,10 @@ def _add_chunk(logits: Tensor, targets: Tensor, slopes: Tensor, reliable: Tensor
     top, winner = logits.max(dim=1)
     centred = logits - top[:, None]  # (B, L), at most 0: no exponential overflows
     powers = torch.exp(centred[:, None, :] * inverse[:, None])  # (B, G, L)
-    moments = torch.stack([torch.ones_like(centred), centred, centred.square()], dim=2)  # (B, L, 3)
-    norm, first, second = torch.bmm(powers, moments).unbind(dim=2)  # each (B, G)
-    mean = first / norm
+    # Sums and no matrix product, which TF32 would round on a GPU; each (B, G).
+    norm = powers.sum(dim=2)
+    mean = (powers * centred[:, None, :]).sum(dim=2) / norm
+    second = (powers * centred.square()[:, None, :]).sum(dim=2)
     slope = mean - centred.gather(1, targets[:, None])
     slopes += torch.stack([fixed(slope).sum(0), fixed(second / norm - mean.square()).sum(0)], dim=1)
 

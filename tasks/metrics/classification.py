@@ -21,7 +21,7 @@ from modernbert.errors import BackendError
 
 from . import bootstrap, calibration, histogram
 from .rates import label_rows, margins, mean_defined, put, put_mean, rates
-from .report import Report, check_classes, check_scores, fixed, no_rows, unfixed
+from .report import Report, check_classes, check_scores, fixed, no_rows, unfixed, without_autocast
 
 # 2^14 bins of the logit difference: 0.004 wide, under 1e-4 of probability where a class is decided.
 SCORE_BINS = 1 << 14
@@ -66,6 +66,7 @@ class MulticlassReport(Report):
         if binary:
             self._define(scores=(2, SCORE_BINS))
 
+    @without_autocast
     def update(self, logits: Tensor, targets: Tensor, index: Tensor | None = None) -> None:
         """Adds logits (B, L) and class numbers (B,); `index` (B,) only names rows in an error."""
         size = len(self.labels)

@@ -19,7 +19,7 @@ from modernbert.errors import BackendError, ConfigError
 
 from . import bootstrap, calibration, histogram
 from .rates import mean_defined, put, put_mean, rates
-from .report import Report, check_scores, fixed, no_rows, plain, unfixed
+from .report import Report, check_scores, fixed, no_rows, plain, unfixed, without_autocast
 
 SCORE_BINS = 1 << 12  # a label; 0.016 of a logit wide, at most 0.004 of probability
 
@@ -73,6 +73,7 @@ class MultilabelReport(Report):
             losses=(2, 2),  # log loss and Brier score, mean over the labels of a row: sum and sum of squares
         )
 
+    @without_autocast
     def update(self, logits: Tensor, targets: Tensor, index: Tensor) -> None:
         """Adds logits (B, L), gold (B, L) of 0 and 1, and the place (B,) of each row in its data."""
         size = len(self.labels)

@@ -13,9 +13,10 @@ on their order, the batches or the ranks, and devices without float64 give it to
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -96,6 +97,17 @@ class Report(Metric):
             state = state.clone()
             setattr(self, name, state)
         return state
+
+
+def without_autocast(update: Callable[..., None]) -> Callable[..., None]:
+    """Decorates `update(self, scores, ...)`: autocast would round the counts of its matrix products to bf16."""
+
+    @functools.wraps(update)
+    def wrapped(self: Report, scores: Tensor, *rest: Any, **named: Any) -> None:
+        with torch.autocast(scores.device.type, enabled=False):
+            update(self, scores, *rest, **named)
+
+    return wrapped
 
 
 def fixed(values: Tensor) -> Tensor:

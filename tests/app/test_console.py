@@ -12,7 +12,7 @@ import pytest
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from app import quiet
+from app import console, quiet
 from app.build import build_task
 from app.console import Confusion, Score, Summary, summary
 from app.rundir import data_name, new_run_dir
@@ -64,6 +64,17 @@ next
 
 def test_summary_fits_a_narrow_terminal() -> None:
     assert max(map(len, drawn(60).splitlines())) <= 60
+
+
+def test_only_the_first_process_speaks(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    for rank, said in (("0", "note\n"), ("1", "")):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        console.note("note")
+        assert capsys.readouterr().err == said
+    console.error("told by every process")
+    assert capsys.readouterr().err == "error told by every process\n"
 
 
 def config(**values: object):

@@ -87,10 +87,10 @@ def test_log_has_a_line_an_epoch_and_one_every_half_minute(capsys: pytest.Captur
     clock = Clock()
     fit(TrainingBar("val_accuracy", clock), clock, max_epochs=2)
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("epoch")]
-    speed = "loss 0.500  50 tokens/s  50 a batch"
+    facts = "loss 0.500  accuracy 0.750  50 tok/s  50/batch"
     assert lines == [
-        "epoch 1/2  after 0:17:00  " + speed + "  accuracy 0.750",
-        "epoch 2/2  after 0:34:00  " + speed + "  accuracy 0.750",
+        "epoch 1/2  after 0:17:00  " + facts,
+        "epoch 2/2  after 0:34:00  " + facts,
     ]
 
 
@@ -111,7 +111,7 @@ def test_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = screen.export_text()
     assert "epoch 2/2" in shown
     assert "100%" in shown
-    assert "loss 0.500  50 tokens/s  50 a batch" in shown
+    assert "loss 0.500  accuracy 0.750  50 tok/s  50/batch" in shown
     assert bar.bar is None
 
 

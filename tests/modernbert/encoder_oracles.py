@@ -30,7 +30,13 @@ def oracle(kind: str, **changes: Any) -> PreTrainedModel:
     shared = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2}
     if kind.startswith("modernbert"):
         biased = kind.endswith("biased")
-        special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
+        special = {
+            "pad_token_id": 0,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            "cls_token_id": 1,
+            "sep_token_id": 2,
+        }
         options = {"intermediate_size": 48, "norm_bias": biased, "attention_bias": biased, "mlp_bias": biased}
         model = ModernBertModel(_config(ModernBertConfig, shared, special, options, changes))
     else:

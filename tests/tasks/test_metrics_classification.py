@@ -137,6 +137,13 @@ def test_reset_and_inference_mode() -> None:
     assert report.compute() == before
 
 
+def test_autocast_does_not_round() -> None:
+    logits, targets = example(300, 3)
+    before = filled(logits, targets).compute()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert filled(logits, targets).compute() == before
+
+
 def test_edge_cases() -> None:
     with pytest.raises(DataError, match="no rows were evaluated"):
         MulticlassReport(["a", "b"]).compute()

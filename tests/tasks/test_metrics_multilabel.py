@@ -132,6 +132,13 @@ def test_order_batches_and_ranks_do_not_change_a_digit() -> None:
     assert shuffled.compute() == whole
 
 
+def test_autocast_does_not_round() -> None:
+    logits, gold = example(300, 3)
+    before = filled(logits, gold).compute()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert filled(logits, gold).compute() == before
+
+
 def test_edge_cases() -> None:
     with pytest.raises(DataError, match="no rows were evaluated"):
         MultilabelReport(["a", "b"]).compute()

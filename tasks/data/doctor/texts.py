@@ -49,7 +49,7 @@ def check_text(report: Report, table: Table, column: str) -> None:
             found("error", "text-missing", row, f"{column!r} is empty", "Write the text, or delete the row")
         elif not isinstance(text, str):
             mend = "Make it a text (in JSON: in quotes; in Excel: a cell formatted as text)"
-            what = f"{column!r} is {_cut(repr(text))}, a {type(text).__name__} and not a text"
+            what = f"{column!r} is {_cut(repr(text))}, not a text"
             found("error", "text-type", row, what, mend)
         elif not text or text.isspace():
             what = f"{column!r} has only white space" if text else f"{column!r} is empty"

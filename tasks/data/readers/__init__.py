@@ -42,7 +42,7 @@ def stream(source: str, chunk: int = 1000) -> Iterator[Table]:
         raise ValueError(f"chunk is {chunk}: at least 1 row")
     data = locate(str(source))
     if isinstance(data, File) and data.format in ("csv", "tsv"):
-        for _ in delimited.tables(data, READ_CHUNK):
+        for _ in delimited.tables(data, chunk):
             pass
     yield from _tables(data, chunk)
 
