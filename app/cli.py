@@ -33,7 +33,7 @@ VERBS = {
     "check": Verb("app.check", "check", "list what is wrong with the data, before any training"),
     "ui": Verb("app.serve", "ui", "try a saved run in the browser"),
     "bench encoder": Verb("app.bench.encoder_suite", "bench_encoder", "time the encoder beside transformers"),
-    "bench encode": Verb("app.bench.encode_suite", "bench_encode", "time encoding beside sentence-transformers"),
+    "bench encode": Verb("app.bench.encode_suite", "bench_encode", "time vectors beside sentence-transformers"),
     "bench train": Verb("app.bench.train_suite", "bench_train", "time training beside transformers' Trainer"),
 }
 
@@ -75,13 +75,15 @@ def _run(argv: list[str]) -> int:
         manual.print_verbs({name: verb.help for name, verb in VERBS.items()})
         return OK
     name, rest = find_verb(argv)
-    if not rest and (suites := {verb: VERBS[verb].help for verb in VERBS if verb.startswith(f"{name} ")}):
+    suites = {verb: VERBS[verb].help for verb in VERBS if verb.startswith(f"{name} ")}
+    if suites and rest in ([], ["--help"], ["-h"]):
         manual.print_verbs(suites)
         return OK
     if name not in VERBS:
-        best = closest(name, list(VERBS))
+        meant = " ".join(argv[:2]) if suites else name
+        best = closest(meant, list(VERBS))
         hint = f"Did you mean modernbert {best}?" if best else f"Verbs: {', '.join(VERBS)}."
-        raise UsageError(f"'{name}' is not a verb. {hint}")
+        raise UsageError(f"'{meant}' is not a verb. {hint}")
     verb, arguments = VERBS[name], _arguments(rest)
     if arguments.help:
         manual.print_help(name, verb.config, arguments.words, arguments.config_dir)

@@ -108,7 +108,9 @@ def plain(cfg: DictConfig, resolve: bool = True) -> dict[str, Any]:
 
 def _forced(word: str, override: Override, known: Mapping[str, Key]) -> str:
     """A key below one that is `{}` by default is new to Hydra and is forced: `++data.columns.text=body`."""
-    below = any(_is_forced(key) and override.key_or_group.startswith(key.path + ".") for key in known.values())
+    below = any(
+        _is_forced(key) and override.key_or_group.startswith(key.path + ".") for key in known.values()
+    )
     return f"++{word.lstrip('+')}" if below else word
 
 
@@ -143,9 +145,6 @@ def _choices(config: str, overrides: Sequence[Override], catalog: Catalog) -> di
                 choices[other] = chosen
     for group, option in choices.items():
         if option == "???":
-            slip = closest(group, [o.key_or_group for o in overrides if "." not in o.key_or_group])
-            if slip is not None and slip not in choices:
-                raise UsageError(f"'{slip}' is not a key. Did you mean {group}?")
             slip = closest(group, [o.key_or_group for o in overrides if "." not in o.key_or_group])
             if slip is not None and slip not in choices:
                 raise UsageError(f"'{slip}' is not a key. Did you mean {group}?")

@@ -24,6 +24,7 @@ class Doctor:
             lines = report.lines()
             for line in lines:
                 if line not in self.shown:
-                    console.err().print(Text(line, style="yellow" if line.startswith("warning") else ""), soft_wrap=True)
+                    style = "yellow" if line.startswith("warning") else ""
+                    console.err().print(Text(line, style=style), soft_wrap=True)
             self.shown.update(lines)
         report.raise_if_errors()

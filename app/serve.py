@@ -22,7 +22,7 @@ def main(cfg: DictConfig) -> int:
     try:
         with serving(run, cfg.host, cfg.port) as address:
             if cfg.host not in LOOPBACK:
-                console.warn(f"host={cfg.host}: everybody who reaches this machine can use the page, without a password.")
+                console.warn(f"host={cfg.host}: whoever reaches this machine can use the page, without a password.")
             console.out().print(f"{run.folder} is at {address}  (Ctrl-C stops)", soft_wrap=True)
             threading.Event().wait()
     except KeyboardInterrupt:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import lightning as L  # noqa: N812
+import lightning as L
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from omegaconf import DictConfig, OmegaConf
@@ -97,7 +97,7 @@ def build_trainer(cfg: DictConfig, task: Task, folder: Path, validate: bool) -> 
         if cfg.trainer.patience is not None:
             callbacks.append(EarlyStopping(f"val_{name}", mode=mode, patience=cfg.trainer.patience))
     elif cfg.trainer.patience is not None:
-        raise ConfigError("trainer.patience needs validation rows: set data.validation, or data.validation_share above 0.")
+        raise ConfigError("trainer.patience needs validation rows: data.validation, or data.validation_share above 0.")
     return L.Trainer(
         accelerator=cfg.trainer.accelerator,
         devices=cfg.trainer.devices,
@@ -130,7 +130,7 @@ def monitored(task: Task, asked: str | None) -> tuple[str, str]:
     return (report.headline, report.mode) if asked is None else (asked, report.direction(asked))
 
 
-def precision(asked: str, accelerator: str) -> str:
+def precision(asked: str, accelerator: str) -> Any:
     """auto: bf16 autocast over fp32 weights on a GPU that has it, else fp32 (bf16 is 6 times slower on a CPU)."""
     if str(asked) != "auto":
         return {"32": "32-true"}.get(str(asked), str(asked))
@@ -162,9 +162,9 @@ def finish(
     spent: dict[str, float],
 ) -> None:
     """Best weights, scores with intervals, the saved run, its card and the summary."""
-    best = Path(trainer.checkpoint_callback.best_model_path) if trainer.checkpoint_callback else None
-    if best and best.is_file():
-        load_weights(task, best)
+    kept = trainer.checkpoint_callback
+    if isinstance(kept, ModelCheckpoint) and Path(kept.best_model_path).is_file():
+        load_weights(task, Path(kept.best_model_path))
     task.to(trainer.strategy.root_device)
     reports = score(task, prepared, folder, budget)
     facts = gather_facts(cfg, prepared, base, task, spent)
@@ -180,8 +180,8 @@ def finish(
 
 def score(task: Task, prepared: Prepared, folder: Path, budget: int) -> Mapping[str, Any]:
     """Validation first (thresholds are fitted on it), then test; the last one leaves the tables and plots."""
-    reports = {}
-    splits = [split for split in ("validation", "test") if split in prepared.examples]
+    reports: dict[str, Any] = {}
+    splits: list[str] = [split for split in ("validation", "test") if split in prepared.examples]
     for split in splits or ["train"]:
         table, examples = prepared.tables[split], prepared.examples[split]
         with tracking(f"scoring {split}", len(table)) as advance:

@@ -36,7 +36,7 @@ class BertEncoder(nn.Module):
     Args:
         config: the architecture.
         dropout: every hidden dropout in training; None for that of the configuration. `attention_probs_dropout_prob`
-            is not applied (see `attention`): fine-tuning scores do not suffer, and no packed kernel supports it.
+            is not applied (see `attention`): a difference from transformers in training only.
 
     Setting `gradient_checkpointing` keeps one vector a token and layer in training and computes the rest again.
     """
@@ -56,7 +56,8 @@ class BertEncoder(nn.Module):
         """The (T, D) vectors of a pack.
 
         Raises:
-            EncoderError: a sequence longer than `config.max_positions`, or (on the CPU) an id or segment outside its table.
+            EncoderError: a sequence longer than `config.max_positions`, or (on the CPU) an id or segment
+                outside its table.
             BackendError: the pack is on another device than the weights.
         """
         check_pack(packed, self.config, self.embeddings.LayerNorm.weight.device)

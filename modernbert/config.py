@@ -161,7 +161,7 @@ def _modernbert(fields: _Fields) -> EncoderConfig:
     reach = fields.integer("local_attention", 128) // 2
     if SLIDING in kinds and reach < 1:
         raise EncoderError(
-            f"{fields.source}: local_attention={2 * reach} must be at least 2 (tokens on both sides)"
+            f"{fields.source}: local_attention={fields.integer('local_attention')} must be at least 2 (tokens on both sides)"
         )
     return EncoderConfig(
         family="modernbert",
@@ -285,7 +285,8 @@ def _check_sizes(config: EncoderConfig, fields: _Fields) -> None:
             raise EncoderError(f"{fields.source}: {name}={getattr(config, name)} must be in [0, 1)")
     if config.hidden_size % config.num_heads:
         raise EncoderError(
-            f"{fields.source}: hidden_size={config.hidden_size} is no multiple of num_attention_heads={config.num_heads}"
+            f"{fields.source}: hidden_size={config.hidden_size} is no multiple of "
+            f"num_attention_heads={config.num_heads}"
         )
     if config.thetas and config.head_dim % 2:
         raise EncoderError(

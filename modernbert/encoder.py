@@ -58,15 +58,18 @@ class ModernBertEncoder(nn.Module):
             for theta in set(self.config.thetas)
         }
         recompute = self.gradient_checkpointing and self.training
-        residual, update = self.embeddings(packed.input_ids), None
+        residual: Tensor = self.embeddings(packed.input_ids)
+        update: Tensor | None = None
         for layer, theta in zip(self.layers, self.config.thetas, strict=True):
             residual, update = run_layer(layer, recompute, residual, update, layout, tables[theta])
+        assert update is not None  # a configuration has at least one layer
         norm = self.final_norm
         return add_layer_norm(residual, update, norm.weight, norm.bias, norm.eps)[1]
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw every weight anew, as transformers does: truncated normals, output projections narrower by sqrt(2 layers)."""
+        """Draw every weight anew, as transformers does: truncated normals, output projections narrower by
+        sqrt(2 layers)."""
         width = self.config.initializer_range
         narrow = width / (2 * self.config.num_layers) ** 0.5
         for name, weight in self.named_parameters():

@@ -82,7 +82,8 @@ def load_encoder(folder: Path | str, dropout: float | None = None) -> Encoder:
 
 
 def encoder_to_hf(encoder: Encoder) -> dict[str, Tensor]:
-    """The encoder's tensors under their Hugging Face names, prefix included, on the CPU, bitwise as loaded or trained."""
+    """The encoder's tensors under their Hugging Face names, prefix included, on the CPU, bitwise as loaded or
+    trained."""
     state = {name: value.detach().cpu() for name, value in encoder.state_dict().items()}
     return {encoder.hf_prefix + name: value.clone() for name, value in encoder.to_hf(state).items()}
 
@@ -174,7 +175,8 @@ def _check_tensors(
     missing = [name for name in expected if name not in tensors]
     if missing:
         raise EncoderError(
-            f"{folder} lacks {len(missing)} of {len(expected)} tensors that its config.json asks for, first {missing[0]}"
+            f"{folder} lacks {len(missing)} of {len(expected)} tensors that its config.json asks for, "
+            f"first {missing[0]}"
         )
     for name, shape in expected.items():
         if tuple(tensors[name].shape) != shape:

@@ -9,16 +9,19 @@ import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
-import lightning as L  # noqa: N812
+import lightning as L
 import torch
 from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor, nn
 
 from modernbert.errors import DataError
+from modernbert.weights import Encoder, encoder_to_hf
 from tasks.data.examples import Batch
 from tasks.heads import head_to_hf, load_head
+from tasks.metrics import WorstErrors
 from tasks.optim import Optim, build_optimizer, parameter_groups, schedule
 
 
@@ -77,8 +80,11 @@ class Task(L.LightningModule):
     pipeline: ClassVar[str]
     shown: ClassVar[tuple[str, ...]]
     name: str
+    schema: Any
+    encoder: Encoder
+    head: nn.Module
 
-    def __init__(self, encoder: nn.Module, head: nn.Module, optim: Optim | None) -> None:
+    def __init__(self, encoder: Encoder, head: nn.Module, optim: Optim | None) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.encoder, self.head, self.optim = encoder, head, optim
@@ -104,6 +110,25 @@ class Task(L.LightningModule):
     def update_report(self, report: Any, outputs: Tensor, batch: Batch) -> None:
         """Add a batch's outputs to a report."""
         raise NotImplementedError
+
+    def measure(self, report: Any, worst: WorstErrors, outputs: Tensor, batch: Batch) -> None:
+        """Add a batch's outputs to a report, and its wrong examples to the worst errors."""
+        raise NotImplementedError
+
+    def describe(self, value: Any) -> str:
+        """A target or a prediction, as `measure` gave it to the worst errors, in words."""
+        raise NotImplementedError
+
+    def fit(self, report: Any) -> bool:
+        """Fit what is fitted on validation rows; True if that changes the predictions."""
+        return False
+
+    def confusions(self, report: Any, most: int) -> list[dict[str, Any]]:
+        """The pairs of labels that are mixed up most: true, predicted, count, support."""
+        return []
+
+    def plot(self, report: Any, folder: Path) -> None:
+        """Draw what the report shows into a run's folder."""
 
     def decode(self, outputs: Tensor, cut: Sequence[bool]) -> list[Any]:
         """Output types (Label, Span, Hit), one a sequence."""
@@ -176,7 +201,7 @@ class Task(L.LightningModule):
                 "(positions in the training data). Lower optim.lr, or use trainer.precision=32-true."
             )
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         if self.optim is None:
             raise RuntimeError("this task was loaded for prediction; it has no optimiser settings")
         optimizer = build_optimizer(parameter_groups(self.encoder, self.head, self.optim), self.optim)
@@ -205,9 +230,7 @@ class Task(L.LightningModule):
 
     def to_hf(self) -> dict[str, Tensor]:
         """Every tensor under its Hugging Face name."""
-        from modernbert.weights import encoder_to_hf
-
-        return encoder_to_hf(self.encoder) | head_to_hf(self.head, self.encoder.hf_prefix)  # type: ignore[operator]
+        return encoder_to_hf(self.encoder) | head_to_hf(self.head, self.encoder.hf_prefix)
 
     def load_head(self, tensors: Mapping[str, Tensor], strict: bool = False) -> list[str]:
-        return load_head(self.head, tensors, self.encoder.hf_prefix, strict)  # type: ignore[arg-type]
+        return load_head(self.head, tensors, self.encoder.hf_prefix, strict)

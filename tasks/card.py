@@ -77,4 +77,4 @@ def interval(values: Mapping[str, Any], name: str) -> str:
     value, low, high = (values.get(key) for key in (name, f"{name}_low", f"{name}_high"))
     if value is None:
         return ""
-    return f"{value:.3f}" if low is None or high is None else f"{value:.3f} ({low:.3f} – {high:.3f})"
+    return f"{value:.3f}" if low is None or high is None else f"{value:.3f} ({low:.3f} to {high:.3f})"

@@ -11,17 +11,19 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from modernbert.errors import ConfigError
 from modernbert.packing import Packed
+from modernbert.weights import Encoder
 from tasks import losses, metrics, plots
 from tasks.base import Label, Task
 from tasks.data.examples import Batch
 from tasks.heads import Pooling, SequenceHead
 from tasks.labels import Labels
-from tasks.text_schema import ClassificationSchema
 from tasks.optim import Optim, require
+from tasks.text_schema import ClassificationSchema
+
 
 class Classification(Task):
     """An encoder with the Hugging Face head of its family, for every kind of label.
@@ -46,9 +48,13 @@ class Classification(Task):
         "qwk", "mae", "rmse", "pearson", "spearman", "ece",
     )  # fmt: skip
 
+    schema: ClassificationSchema
+    head: SequenceHead
+    class_weights: Tensor | None
+
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: Encoder,
         schema: ClassificationSchema,
         optim: Optim | None = None,
         name: str = "classification",
@@ -86,7 +92,7 @@ class Classification(Task):
     # -- learning ------------------------------------------------------------------------------------------
 
     def loss_sum(self, outputs: Tensor, batch: Batch, reduce: bool = True) -> Tensor:
-        kind, goal, weights = self.labels.kind, batch.targets, self.class_weights
+        kind, goal, weights = self.labels.kind, batch.goal, self.class_weights
         if kind == "regression":
             return losses.mse_sum(outputs, goal, reduce)
         if kind == "ordinal":
@@ -101,7 +107,7 @@ class Classification(Task):
 
     def units(self, batch: Batch) -> float:
         weighted = self.labels.kind in ("binary", "multiclass")
-        return float(losses.units(batch.targets, self.class_weights if weighted else None))
+        return float(losses.units(batch.goal, self.class_weights if weighted else None))
 
     # -- measuring -----------------------------------------------------------------------------------------
 
@@ -109,11 +115,11 @@ class Classification(Task):
         self.update_report(report, outputs, batch)
         loss = self.loss_sum(outputs, batch, reduce=False)
         if self.labels.kind != "regression":
-            worst.update(loss, self.predicted(outputs), batch.targets, batch.index)
+            worst.update(loss, self.predicted(outputs), batch.goal, batch.index)
 
     def update_report(self, report: Any, outputs: Tensor, batch: Batch) -> None:
         """Add a batch to a report: logits and classes, or scores and values on the scale of the data."""
-        goal = batch.targets
+        goal = batch.goal
         if self.labels.kind == "regression":
             report.update(self.probabilities(outputs), goal * self.labels.std + self.labels.mean, batch.index)
         elif self.labels.kind == "ordinal":
@@ -144,7 +150,9 @@ class Classification(Task):
             return metrics.MultilabelReport(names, thresholds=self.thresholds)
         if kind == "regression":
             return metrics.RegressionReport()
-        return metrics.RegressionReport(grades=range(len(names))) if kind == "ordinal" else metrics.MulticlassReport(names)
+        if kind == "ordinal":
+            return metrics.RegressionReport(grades=range(len(names)))
+        return metrics.MulticlassReport(names)
 
     def fit(self, report: Any) -> bool:
         """Take temperature and thresholds from the report of the validation rows; True if decisions change."""
@@ -159,12 +167,11 @@ class Classification(Task):
         if self.labels.kind in ("regression", "multilabel"):
             return []
         matrix, names = report.confusion(), self.labels.names
-        pairs = [
-            {"true": names[i], "predicted": names[j], "count": int(n), "support": int(matrix[i].sum())}
-            for (i, j), n in np.ndenumerate(matrix)
-            if n and i != j
+        pairs = [(int(n), i, j) for (i, j), n in np.ndenumerate(matrix) if n and i != j]
+        return [
+            {"true": names[i], "predicted": names[j], "count": n, "support": int(matrix[i].sum())}
+            for n, i, j in sorted(pairs, key=lambda pair: -pair[0])[:most]
         ]
-        return sorted(pairs, key=lambda pair: -pair["count"])[:most]
 
     def plot(self, report: Any, folder: Path) -> None:
         """confusion_matrix.png and reliability.png, or scores.png of a regression."""
@@ -197,7 +204,8 @@ class Classification(Task):
         names, chosen = self.labels.names, self.predicted(outputs).tolist()
         found = []
         for row, choice, c in zip(rows, chosen, cut, strict=True):
-            picked = [n for n, on in zip(names, choice, strict=True) if on] if isinstance(choice, list) else [names[choice]]
+            several = isinstance(choice, list)
+            picked = [n for n, on in zip(names, choice, strict=True) if on] if several else [names[choice]]
             found.append(Label(tuple(picked), dict(zip(names, row, strict=True)), cut=c))
         return found
 

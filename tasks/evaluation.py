@@ -37,7 +37,8 @@ def evaluate(
     folder.mkdir(parents=True, exist_ok=True)
     cut = examples.tokens.full_lengths > examples.tokens.lengths
     with open_writer(folder / "predictions.csv") as writer:
-        start, waiting = 0, {}
+        start = 0
+        waiting: dict[int, Any] = {}
         for batch, outputs in forward(task, examples, tokens_per_batch, WINDOW):
             task.measure(report, worst, outputs, batch)
             index = batch.index.tolist()

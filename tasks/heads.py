@@ -7,12 +7,12 @@ T tokens, B sequences, D hidden size, L outputs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from modernbert import pooling
 from modernbert.config import EncoderConfig
@@ -112,7 +112,12 @@ class PredictionHead(nn.Module):
         return self.norm(self.act(self.dense(x)))
 
 
-ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu, "silu": F.silu, "tanh": torch.tanh}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "relu": F.relu,
+    "silu": F.silu,
+    "tanh": torch.tanh,
+}
 
 
 def choose_pooling(config: EncoderConfig, pool: Pooling | None) -> Pooling:
@@ -173,7 +178,7 @@ def load_head(head: nn.Module, tensors: Mapping[str, Tensor], prefix: str, stric
             tensor.copy_(source)
             found.append(name)
         elif strict:
-            raise ConfigError(f"The saved model has no tensor {hf_name(name, prefix)!r} of shape {tuple(tensor.shape)}.")
+            raise ConfigError(f"The saved model has no tensor {hf_name(name, prefix)} of shape {tuple(tensor.shape)}.")
     return found
 
 

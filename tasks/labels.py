@@ -118,8 +118,8 @@ def fit_labels(cells: Sequence[Any], kind: str, separator: str = ";", columns: S
         raise DataError("The label column is empty in every row.")
     chosen = guess_kind(cells, separator) if kind == "auto" else kind
     if columns or chosen == "multilabel":
-        names = sorted({n for c in cells for n in split_cell(c, separator)}, key=natural)
-        return Labels("multilabel", tuple(columns) or tuple(names), separator, tuple(columns))
+        found = sorted({n for c in cells for n in split_cell(c, separator)}, key=natural)
+        return Labels("multilabel", tuple(columns) or tuple(found), separator, tuple(columns))
     if chosen == "regression":
         values = np.asarray([v for c in cells if not math.isnan(v := to_number(c))])
         if not len(values):
@@ -127,7 +127,10 @@ def fit_labels(cells: Sequence[Any], kind: str, separator: str = ";", columns: S
         return Labels("regression", mean=float(values.mean()), std=float(values.std()) or 1.0)
     counts = Counter(to_name(cell) for cell in cells)
     refuse_class_counts(counts, len(cells), chosen)
-    return Labels(chosen if chosen == "ordinal" or len(counts) > 2 else "binary", tuple(sorted(counts, key=natural)))
+    names = tuple(sorted(counts, key=natural))
+    if chosen == "ordinal":
+        return Labels("ordinal", names)
+    return Labels("multiclass" if len(names) > 2 else "binary", names)
 
 
 def guess_kind(cells: Sequence[Any], separator: str) -> Kind:

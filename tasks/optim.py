@@ -78,7 +78,7 @@ def parameter_groups(encoder: nn.Module, heads: nn.Module, optim: Optim) -> list
 
 def build_optimizer(groups: list[dict], optim: Optim) -> torch.optim.Optimizer:
     """AdamW (Loshchilov and Hutter 2019); the fused loop is 7.5 times the default one on a CPU (84 -> 11 ms)."""
-    return torch.optim.AdamW(groups, lr=optim.lr, betas=tuple(optim.betas), eps=optim.eps, fused=True)
+    return torch.optim.AdamW(groups, lr=optim.lr, betas=(optim.betas[0], optim.betas[1]), eps=optim.eps, fused=True)
 
 
 def linear(progress: float) -> float:

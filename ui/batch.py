@@ -14,10 +14,11 @@ import gradio as gr
 from modernbert.errors import ConfigError, DataError
 from tasks.data import readers
 from tasks.data.readers import Table
-from tasks.data.schema import map_columns
+from tasks.data.schema import Role, map_columns
 from tasks.data.writers import open_writer
 from tasks.evaluation import with_columns
 from tasks.run import Run
+from ui import markup
 from ui.messages import as_message
 
 #: What the readers take; a browser offers these files alone.
@@ -30,6 +31,8 @@ CHUNK = 256
 GUESSED, SHOWN = 1000, 5
 #: Characters of a cell in the preview.
 CELL = 120
+#: Gradio finds a function's progress bar among its default values, and gives each call one of its own.
+PROGRESS = gr.Progress()
 
 
 class FileTab:
@@ -41,7 +44,8 @@ class FileTab:
 
     def __init__(self, run: Run, lock: threading.Lock) -> None:
         self.run, self.lock = run, lock
-        self.roles = [role for role in run.schema.roles if role.for_prediction and run.schema.columns.get(role.name)]
+        used = run.schema.columns
+        self.roles = [role for role in run.schema.roles if role.for_prediction and used.get(role.name)]
 
     def build(self) -> None:
         """The components and their events, where the page stands."""
@@ -51,10 +55,12 @@ class FileTab:
         )
         upload = gr.File(label="Table", file_types=FILES, height=140)
         about = gr.Markdown()
-        preview = gr.Dataframe(label="First rows", interactive=False, visible=False, wrap=True, max_height=320)
+        preview = gr.HTML(visible=False)
         columns = [
             # A value that is not among the choices gets our message, not Gradio's.
-            gr.Dropdown([], label=f"Column: {role.name}", info=role.help, visible=False, allow_custom_value=True)
+            gr.Dropdown(
+                [], label=f"Column of the {spoken(role)}", info=role.help, visible=False, allow_custom_value=True
+            )
             for role in self.roles
         ]
         with gr.Row():
@@ -63,9 +69,8 @@ class FileTab:
         done = gr.Markdown(elem_id="batch-done")
         result = gr.File(label="Scored table", interactive=False, visible=False)
 
-        upload.change(
-            self.look, upload, [about, preview, start, done, result, *columns], api_name="columns", show_progress="minimal"
-        )
+        seen = [about, preview, start, done, result, *columns]
+        upload.change(self.look, upload, seen, api_name="columns", show_progress="minimal")
         scoring = start.click(
             self.score, [upload, *columns], [done, result, stop], api_name="score", show_progress_on=done
         )
@@ -76,7 +81,7 @@ class FileTab:
         return "Stopped; nothing was kept.", gr.update(visible=False)
 
     def look(self, upload: str | None) -> list[Any]:
-        """What an uploaded file has: notes, first rows, and its columns to choose from, the likely one chosen."""
+        """What an uploaded file has: notes, first rows, its columns to choose from, the likely one chosen."""
         cleared = [gr.update(value=""), gr.update(value=None, visible=False)]
         if upload is None:
             hidden = [gr.update(choices=[], value=None, visible=False) for _ in self.roles]
@@ -86,7 +91,7 @@ class FileTab:
             table = next(readers.stream(upload, GUESSED))
         guessed = self.guess(table)
         total = readers.count(upload)
-        notes = [f"{total:,} rows" if total is not None else "", *table.notes]
+        notes = [counted(total, "row") if total is not None else "", *table.notes]
         choices = [
             gr.update(choices=list(table.columns), value=guessed.get(role.name), visible=True) for role in self.roles
         ]
@@ -99,7 +104,7 @@ class FileTab:
         ]
 
     def guess(self, table: Table) -> dict[str, str]:
-        """Role -> column: the one of training where the file has it, else by name or content; missing where unclear."""
+        """Role -> column: that of training where the file has it, else a likely one; missing where unclear."""
         own = {role.name: self.run.schema.columns[role.name] for role in self.roles}
         given = {name: column for name, column in own.items() if column in table.columns}
         try:
@@ -107,7 +112,7 @@ class FileTab:
         except ConfigError:
             return given  # the person chooses the others
 
-    def score(self, upload: str | None, *chosen: str | None, progress: gr.Progress = gr.Progress()) -> Iterator[Any]:
+    def score(self, upload: str | None, *chosen: str | None, progress: gr.Progress = PROGRESS) -> Iterator[Any]:
         """The file with predictions: rows in order, every column kept.
 
         Gradio stops a generator between two of its values; what was written is then removed.
@@ -119,7 +124,7 @@ class FileTab:
             given = dict(zip((role.name for role in self.roles), chosen, strict=True))
             for role in self.roles:
                 if not given[role.name]:
-                    raise DataError(f"Choose the column that holds the {role.name} ({role.help}).")
+                    raise DataError(f"Choose the column of the {spoken(role)} ({role.help}).")
             target = Path(folder) / result_name(path)
             counts = Counts()
             total = readers.count(upload)
@@ -130,9 +135,10 @@ class FileTab:
                     writer.write(with_columns(table, self.run.task.to_columns(outputs)))
                     counts.add(table, outputs)
                     progress((counts.rows, total), desc="Scoring", unit="rows")
-                    yield f"{counts.rows:,} rows scored …", gr.update(), gr.update(visible=True)
+                    yield f"{counted(counts.rows, 'row')} scored …", gr.update(), gr.update(visible=True)
             # Gradio copies the file into its cache before it asks for the next value; then the folder goes.
-            yield counts.in_words(self.run.schema.max_length), gr.update(value=str(target), visible=True), gr.update(visible=False)
+            said = counts.in_words(self.run.schema.max_length)
+            yield said, gr.update(value=str(target), visible=True), gr.update(visible=False)
 
 
 @dataclass
@@ -150,20 +156,31 @@ class Counts:
 
     def in_words(self, max_length: int) -> str:
         """Truncation and empty rows are never silent."""
-        said = [f"**{self.rows:,} rows scored.**"]
+        said = [f"**{counted(self.rows, 'row')} scored.**"]
         if self.cut:
-            said.append(f"{self.cut:,} texts are longer than {max_length} tokens: their end was left out (column cut).")
+            long = f"{counted(self.cut, 'row')} with a text longer than {max_length} tokens"
+            said.append(f"{long}: the end was left out (column cut).")
         if self.empty:
             some = ", ".join(map(str, self.empty[:10])) + (" …" if len(self.empty) > 10 else "")
-            said.append(f"{len(self.empty):,} rows have no text and no prediction: rows {some}.")
+            said.append(f"{counted(len(self.empty), 'row')} without text, so without prediction: {some}.")
         return " ".join(said)
 
 
-def preview_of(table: Table) -> dict[str, list[Any]]:
-    """A few rows for gr.Dataframe, long cells shortened."""
-    some = table.select(range(min(SHOWN, len(table))))
+def preview_of(rows: Table) -> str:
+    """The first rows, long cells shortened."""
+    some = rows.select(range(min(SHOWN, len(rows))))
     cells = [[short(cell) for cell in row] for row in zip(*some.columns.values(), strict=True)]
-    return {"headers": list(some.columns), "data": cells}
+    return markup.table("First rows", list(some.columns), cells)
+
+
+def spoken(role: Role) -> str:
+    """text_pair -> text pair."""
+    return role.name.replace("_", " ")
+
+
+def counted(number: int, thing: str) -> str:
+    """1 row, 1,200 rows."""
+    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
 
 
 def short(cell: Any) -> str:
@@ -172,7 +189,7 @@ def short(cell: Any) -> str:
 
 
 def result_name(path: Path) -> str:
-    """reviews.csv.gz -> reviews_scored.csv.gz; a format that is only read becomes its nearest that is written."""
+    """reviews.csv.gz -> reviews_scored.csv.gz; a format that is only read becomes one that is written."""
     inner = path.with_suffix("") if path.suffix.lower() == ".gz" else path
     suffix = WRITTEN.get(inner.suffix.lower(), inner.suffix.lower())
     return f"{inner.stem}_scored{suffix}{'.gz' if inner is not path else ''}"

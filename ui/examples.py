@@ -1,32 +1,39 @@
-"""Texts of a run's own rows to click."""
+"""Rows that a run wrote about itself: to show, and texts of them to click."""
 
 from __future__ import annotations
 
+import csv
 from collections import defaultdict
-from itertools import chain, zip_longest
+from itertools import chain, islice, zip_longest
+from pathlib import Path
 
-from tasks.data import readers
+from tasks.data.readers.delimited import CELL_LIMIT
 from tasks.run import Run, has_text
 
-#: How many, and the longest that still reads as a button, in characters.
-MOST, LONGEST = 6, 110
+#: How many texts, and the longest (in characters); Gradio writes the first WHOLE characters on a button.
+MOST, LONGEST, WHOLE = 6, 120, 60
 #: Rows looked at.
 ROWS = 1000
 
 
-def examples_of(run: Run) -> list[list[str]]:
-    """A few short texts (with their second texts) of predictions.csv, as many different labels as there are."""
-    path = run.folder / "predictions.csv"
-    columns = run.schema.text_columns()
+def own_rows(path: Path, most: int = ROWS) -> list[dict[str, str]]:
+    """The first rows of a CSV of the run's folder; none where there is no such file, or only its header."""
     if not path.is_file():
         return []
-    table = next(readers.stream(str(path), ROWS), None)
-    if table is None or any(column not in table.columns for column in columns):
-        return []
-    by_label: dict[str, list[list[str]]] = defaultdict(list)
-    answers = table.columns.get("prediction", [""] * len(table))
-    for *texts, answer in zip(*(table.columns[column] for column in columns), answers, strict=True):
-        if all(map(has_text, texts)) and sum(map(len, texts)) <= LONGEST and texts not in by_label[str(answer)]:
-            by_label[str(answer)].append(texts)
-    in_turn = chain.from_iterable(zip_longest(*by_label.values()))
+    csv.field_size_limit(CELL_LIMIT)
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(islice(csv.DictReader(file), most))
+
+
+def examples_of(run: Run) -> list[list[str]]:
+    """A few short texts (with their second texts) of predictions.csv, of as many answers as there are."""
+    columns = run.schema.text_columns()
+    by_answer: dict[str, list[list[str]]] = defaultdict(list)
+    for row in own_rows(run.folder / "predictions.csv"):
+        texts = [row.get(column, "") for column in columns]
+        known = by_answer[row.get("prediction", "")]
+        if all(map(has_text, texts)) and sum(map(len, texts)) <= LONGEST and texts not in known:
+            known.append(texts)
+    shortest = (sorted(known, key=lambda texts: max(map(len, texts)) > WHOLE) for known in by_answer.values())
+    in_turn = chain.from_iterable(zip_longest(*shortest))
     return [texts for texts in in_turn if texts is not None][:MOST]

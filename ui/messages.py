@@ -20,7 +20,7 @@ def as_message(uploaded: Path | None = None) -> Iterator[None]:
     """Turn what a person can mend into a message in the page, its text alone.
 
     Args:
-        uploaded: a file whose place on this machine means nothing to a visitor: the message has its name alone.
+        uploaded: a file whose place on this machine means nothing to a visitor: the message has its name.
 
     Raises:
         gr.Error: in place of a ModernBertError; every other error passes and is reported as a failure.

@@ -1,4 +1,4 @@
-"""The page over a saved run: built from its folder alone, served on one port, nothing fetched from elsewhere."""
+"""The page over a saved run: built from its folder alone, served on one port, nothing fetched elsewhere."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from tasks.run import Run, has_text
 from ui import run_tab
 from ui.batch import FileTab
 from ui.examples import examples_of
+from ui.markup import STYLE
 from ui.messages import as_message
-from ui.renderers import CSS, renderer_of
+from ui.renderers import renderer_of
 
 #: Uploads and results are looked at every hour and deleted after a day; all of them when the page closes.
 CLEAN = (3600, 86_400)
@@ -28,10 +29,10 @@ NEAR = 20
 #: The system's own fonts: Gradio's are files it would have to send, and a web font would ask another server.
 FONT = ("system-ui", "sans-serif")
 MONO = ("ui-monospace", "Consolas", "monospace")
-
-STYLE = """
-.gradio-container { max-width: 60rem !important; margin-inline: auto; }
-"""
+#: Gradio's orange under white letters and its grey hints have less contrast than WCAG AA asks for (4.5).
+HUE = "blue"
+GREY, GREY_DARK = "*neutral_500", "*neutral_400"
+HINT = "Shift + Enter answers."
 
 
 def build(run: Run) -> gr.Blocks:
@@ -41,13 +42,14 @@ def build(run: Run) -> gr.Blocks:
         ConfigError: the page has no renderer for what the task gives.
     """
     lock = threading.Lock()
-    with gr.Blocks(title=f"{run.folder.resolve().name} · modernbert", analytics_enabled=False, delete_cache=CLEAN) as page:
+    title = f"{run.folder.resolve().name} · modernbert"
+    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=CLEAN) as page:
         gr.Markdown(heading(run))
         with gr.Tab("Try a text"):
             text_tab(run, lock)
         with gr.Tab("Score a file"):
             FileTab(run, lock).build()
-        with gr.Tab("About the run"):
+        with gr.Tab("The run"):
             run_tab.build(run)
     return page
 
@@ -56,7 +58,8 @@ def heading(run: Run) -> str:
     """The run's name and what it is, in two lines."""
     encoder = run.info.get("encoder", {}).get("source")
     data = run.info.get("data", {}).get("train")
-    about = [run.schema.describe()]
+    what = run.schema.describe()
+    about = [what[:1].upper() + what[1:]]
     if encoder:
         about.append(f"encoder {encoder}")
     if data:
@@ -81,10 +84,7 @@ def text_tab(run: Run, lock: threading.Lock) -> None:
 
     with gr.Row():
         with gr.Column(min_width=300):
-            boxes = [
-                gr.Textbox(label=name, lines=4, max_lines=20, autofocus=i == 0, info=hint(i == len(names) - 1))
-                for i, name in enumerate(names)
-            ]
+            boxes = [gr.Textbox(label=name, lines=4, max_lines=20, info=HINT) for name in names]
             button = gr.Button("Answer", variant="primary")
         with gr.Column(min_width=300):
             shown = renderer.build()
@@ -101,10 +101,6 @@ def text_tab(run: Run, lock: threading.Lock) -> None:
             run_on_click=True,
             cache_examples=False,
         )
-
-
-def hint(last: bool) -> str | None:
-    return "Shift + Enter answers." if last else None
 
 
 @contextmanager
@@ -126,8 +122,8 @@ def serving(run: Run, host: str, port: int) -> Iterator[str]:
             quiet=True,
             share=False,
             inbrowser=False,
-            theme=gr.themes.Default(font=FONT, font_mono=MONO),
-            css=CSS + STYLE,
+            theme=theme(),
+            css=STYLE,
             footer_links=["settings"],
             run_history=False,
             enable_monitoring=False,
@@ -146,10 +142,16 @@ def serving(run: Run, host: str, port: int) -> Iterator[str]:
         page.close(verbose=False)
 
 
+def theme() -> gr.Theme:
+    """Gradio's own theme with fonts and contrast changed."""
+    changed = gr.themes.Default(primary_hue=HUE, secondary_hue=HUE, font=FONT, font_mono=MONO)
+    return changed.set(block_info_text_color=GREY, block_info_text_color_dark=GREY_DARK)
+
+
 def address(host: str, port: int) -> str:
     """Where a browser on this machine finds the page."""
-    here = "127.0.0.1" if host in ("0.0.0.0", "") else "[::1]" if host == "::" else f"[{host}]" if ":" in host else host
-    return f"http://{here}:{port}"
+    here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{here}]:{port}" if ":" in here else f"http://{here}:{port}"
 
 
 def require_port(host: str, port: int) -> None:
@@ -162,7 +164,8 @@ def require_port(host: str, port: int) -> None:
     try:
         listen(host, port)
     except PermissionError:
-        raise ConfigError(f"port={port}: ports below 1024 need special rights here. Use port={free_port(host, 7860)}.") from None
+        free = free_port(host, 7860)
+        raise ConfigError(f"port={port}: ports below 1024 need special rights here. Use port={free}.") from None
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise ConfigError(
@@ -170,7 +173,9 @@ def require_port(host: str, port: int) -> None:
                 "Use host=127.0.0.1, or host=0.0.0.0 for all of its addresses."
             ) from error
         free = free_port(host, port + 1)
-        raise ConfigError(f"port={port} on {host} is in use by another program. Use port={free}, which is free.") from None
+        raise ConfigError(
+            f"port={port} on {host} is in use by another program. Use port={free}, which is free."
+        ) from None
 
 
 def free_port(host: str, start: int) -> int:
@@ -184,8 +189,9 @@ def free_port(host: str, start: int) -> int:
 
 
 def listen(host: str, port: int) -> int:
-    """Take a port for a moment, as the server will; 0 lets the system choose. OSError where it cannot be had."""
-    family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    """Take a port for a moment, as the server will; 0 lets the system choose. OSError where it is not to be had."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, kind, protocol, _, place = found[0]
     with socket.socket(family, kind, protocol) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(place)

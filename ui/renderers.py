@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import html
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, get_args, get_type_hints
 
@@ -13,32 +12,10 @@ from gradio.components import Component
 from modernbert.errors import ConfigError
 from tasks.base import Label, Task
 from tasks.run import Run
+from ui.markup import escape
 
 #: Bars shown at once; the others unfold on request.
 TOP = 10
-
-#: The theme's own variables, so that a bar is right in light and dark.
-CSS = """
-.answer { display: flex; flex-direction: column; gap: 0.75rem; overflow-wrap: anywhere; }
-.answer p { margin: 0; }
-.answer .verdict { font-size: 1.5rem; font-weight: 600; line-height: 1.3; }
-.answer .quiet { color: var(--body-text-color-subdued); }
-.answer .notice { border-left: 4px solid var(--color-accent); padding: 0.25rem 0.75rem;
-  background: var(--background-fill-secondary); }
-.answer ul { list-style: none; margin: 0; padding: 0; display: flex; flex-direction: column; gap: 0.6rem; }
-.answer li { display: grid; grid-template-columns: 1fr auto; gap: 0.15rem 1rem; margin: 0; }
-.answer li .share { font-variant-numeric: tabular-nums; }
-.answer li.chosen { font-weight: 600; }
-.answer .track { grid-column: 1 / -1; position: relative; height: 0.6rem; border-radius: 0.3rem;
-  background: var(--border-color-primary); }
-.answer .fill { display: block; height: 100%; min-width: 2px; border-radius: inherit;
-  background: var(--body-text-color-subdued); }
-.answer li.chosen .fill { background: var(--color-accent); }
-.answer .limit { position: absolute; top: -0.2rem; bottom: -0.2rem; width: 2px; background: var(--body-text-color); }
-.answer details { margin-top: 0.75rem; }
-.answer summary { cursor: pointer; color: var(--body-text-color-subdued); }
-.answer summary + ul { margin-top: 0.75rem; }
-"""
 
 
 class Renderer(Protocol):
@@ -67,7 +44,6 @@ class LabelRenderer:
             self.frame('<p class="quiet">The answer appears here.</p>'),
             label="Answer",
             container=True,
-            padding=True,
             apply_default_css=False,
         )
         with gr.Accordion("Exact numbers", open=False):
@@ -78,8 +54,8 @@ class LabelRenderer:
         parts = [self.verdict(output)]
         if output.cut:
             parts.append(
-                f'<p class="notice" role="note">The text is longer than the {self.max_length} tokens this run reads: '
-                "the end was left out.</p>"
+                f'<p class="notice" role="note">The text is longer than the {self.max_length} tokens '
+                "this run reads: the end was left out.</p>"
             )
         if output.scores:
             parts.append(self.bars(output))
@@ -92,14 +68,15 @@ class LabelRenderer:
     def verdict(self, output: Label) -> str:
         """The answer in a line."""
         if output.value is not None:
-            spread = f"the rows of training: {self.labels.mean:.4g} on average, standard deviation {self.labels.std:.3g}"
-            return f'<p class="verdict">{output.value:.4g}</p><p class="quiet">{spread}</p>'
+            mean, std = self.labels.mean, self.labels.std
+            scale = f"In training: {mean:.4g} on average, standard deviation {std:.3g}."
+            return f'<p class="verdict">{output.value:.4g}</p><p class="quiet">{scale}</p>'
         if not output.labels:
             return '<p class="verdict">none</p><p class="quiet">No label reaches its threshold.</p>'
         return f'<p class="verdict">{escape(", ".join(output.labels))}</p>'
 
     def bars(self, output: Label) -> str:
-        """A bar for each label: levels of a scale in their order, others the likeliest first, TOP of them at once."""
+        """A bar for each label: levels of a scale in their order, others the likeliest first; TOP at once."""
         names = list(output.scores)
         if self.labels.kind != "ordinal":
             names.sort(key=lambda name: -output.scores[name])
@@ -114,13 +91,13 @@ class LabelRenderer:
         limit, said = "", percent(share)
         if name in self.limits:
             at = self.limits[name]
-            limit = f'<span class="limit" style="left: {100 * at:.2f}%" title="threshold {percent(at)}"></span>'
             said += f", threshold {percent(at)}"
+            limit = f'<span class="limit" style="left: {100 * at:.2f}%" title="threshold {percent(at)}"></span>'
         return (
-            f'<li{" class=chosen" if chosen else ""}><span>{escape(name)}</span>'
+            f"<li{' class=chosen' if chosen else ''}><span>{escape(name)}</span>"
             f'<span class="share">{percent(share)}</span>'
-            f'<span class="track" role="meter" aria-label="{escape(name)}" aria-valuemin="0" aria-valuemax="1" '
-            f'aria-valuenow="{share:.6f}" aria-valuetext="{said}">'
+            f'<span class="track" role="meter" aria-label="{escape(name)}" aria-valuetext="{said}" '
+            f'aria-valuemin="0" aria-valuemax="1" aria-valuenow="{share:.6f}">'
             f'<span class="fill" style="width: {100 * share:.2f}%"></span>{limit}</span></li>'
         )
 
@@ -139,14 +116,14 @@ def renderer_of(run: Run) -> Renderer:
     if kind not in RENDERERS:
         known = ", ".join(known.__name__ for known in RENDERERS)
         raise ConfigError(
-            f"run={run.folder}: the page cannot show what task={run.name} gives ({kind.__name__}; it shows {known}). "
-            "Use `modernbert predict`."
+            f"run={run.folder}: the page cannot show what task={run.name} gives ({kind.__name__}; "
+            f"it shows {known}). Use `modernbert predict`."
         )
     return RENDERERS[kind](run)
 
 
 def output_type(task: Task) -> type:
-    """What a task gives for a text, as its `decode` is annotated: list[Label] and list[list[Label]] are Label."""
+    """What a task gives for a text, as its `decode` is annotated: list[Span] and list[list[Span]] are Span."""
     found = get_type_hints(type(task).decode)["return"]
     while get_args(found):
         found = get_args(found)[0]
@@ -160,8 +137,3 @@ def percent(share: float) -> str:
 
 def listed(rows: Sequence[str]) -> str:
     return f"<ul>{''.join(rows)}</ul>"
-
-
-def escape(text: str) -> str:
-    """Text inside HTML. Gradio fills the result into a template of its own, so braces are written out as well."""
-    return html.escape(text).replace("{", "&#123;").replace("}", "&#125;").replace("$", "&#36;")

@@ -1,17 +1,18 @@
-"""The tab about the run itself: scores with intervals, plots, worst errors, the card. Reads the folder alone."""
+"""The tab about the run itself: scores with intervals, plots, worst errors and the card, from its folder."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from tasks.card import interval
-from tasks.data import readers
 from tasks.run import Run
+from ui.examples import own_rows
+from ui.markup import table
 
 #: File -> its name for people, in the order of the page.
 PLOTS = {
@@ -24,48 +25,35 @@ PLOTS = {
 def build(run: Run) -> None:
     """Everything a run's folder has to show; what is not there is left out."""
     folder = run.folder
-    scores = score_rows(read_metrics(folder), run.task.shown)
-    if scores:
-        gr.Markdown("### Scores\nWith 95% intervals, over the rows of each split.")
-        gr.Dataframe(
-            scores["data"],
-            headers=scores["headers"],
-            label="Scores",
-            show_label=False,
-            interactive=False,
-            max_height=420,
-        )
-    plots = [name for name in PLOTS if (folder / name).is_file()]
-    if plots:
-        gr.Markdown("### Plots")
-        with gr.Row():
-            for name in plots:
+    headers, rows = score_rows(read_metrics(folder), run.task.shown)
+    if rows:
+        gr.Markdown("### Scores\nWith 95% intervals over the rows of each split.")
+        gr.HTML(table("Scores", headers, rows))
+    show_plots([folder / name for name in PLOTS if (folder / name).is_file()])
+    errors = own_rows(folder / "worst_errors.csv")
+    if errors:
+        gr.Markdown("### Worst errors\nThe rows the run was most wrong about, with their place in the file.")
+        gr.HTML(table("Worst errors", list(errors[0]), [list(row.values()) for row in errors]))
+    if (folder / "README.md").is_file():
+        with gr.Accordion("Model card", open=not rows):
+            gr.Markdown(card(folder / "README.md"))
+
+
+def show_plots(paths: Sequence[Path]) -> None:
+    """The plots with their names above, side by side where there is room."""
+    with gr.Row():
+        for path in paths:
+            with gr.Column(min_width=300):
+                gr.Markdown(f"### {PLOTS[path.name]}")
                 gr.Image(
-                    str(folder / name),
-                    label=PLOTS[name],
-                    alt_text=PLOTS[name],
+                    str(path),
+                    label=PLOTS[path.name],
+                    show_label=False,  # it would lie on the plot
+                    alt_text=PLOTS[path.name],
                     format="png",
                     interactive=False,
-                    buttons=["download", "fullscreen"],
-                    min_width=300,
+                    buttons=["fullscreen"],
                 )
-    errors = folder / "worst_errors.csv"
-    table = next(readers.stream(str(errors))) if errors.is_file() else None
-    if table is not None:
-        gr.Markdown("### Worst errors\nThe rows the run was most wrong about, with their place in the file.")
-        gr.Dataframe(
-            [list(row) for row in zip(*table.columns.values(), strict=True)],
-            headers=list(table.columns),
-            label="Worst errors",
-            show_label=False,
-            interactive=False,
-            wrap=True,
-            max_height=480,
-            show_search="search",
-        )
-    if (folder / "README.md").is_file():
-        with gr.Accordion("Model card", open=not scores):
-            gr.Markdown(card(folder / "README.md"), header_links=False)
 
 
 def read_metrics(folder: Path) -> dict[str, dict[str, Any]]:
@@ -74,15 +62,16 @@ def read_metrics(folder: Path) -> dict[str, dict[str, Any]]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def score_rows(metrics: Mapping[str, Mapping[str, Any]], first: Any = ()) -> dict[str, list]:
-    """A row a metric, a column a split; the `first` metrics lead."""
+def score_rows(
+    metrics: Mapping[str, Mapping[str, Any]], first: Sequence[str] = ()
+) -> tuple[list[str], list[list[str]]]:
+    """Headers and rows: a row a metric, a column a split; the `first` metrics lead."""
     names = dict.fromkeys(name for values in metrics.values() for name in values)
     bounds = {f"{name}{end}" for name in names for end in ("_low", "_high")}
     order = [name for name in first if name in names]
     order += [name for name in names if name not in order and name not in bounds]
     rows = [[name, *(interval(values, name) for values in metrics.values())] for name in order]
-    rows = [row for row in rows if any(row[1:])]
-    return {"headers": ["metric", *metrics], "data": rows} if rows else {}
+    return ["metric", *metrics], [row for row in rows if any(row[1:])]
 
 
 def card(path: Path) -> str:

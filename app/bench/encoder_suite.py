@@ -105,7 +105,7 @@ def measure(settings: Settings, device: torch.device) -> Iterator[dict[str, Any]
                 built = {layers: shapes.build(name, layers, settings.attention, device)}
             pair = built[layers]
             if longest(length) > pair.config.max_positions:
-                console.note(f"{name} {length}: left out, it takes {pair.config.max_positions} tokens at most")
+                console.note(f"{name} {length}: left out, its limit is {pair.config.max_positions} tokens")
                 continue
             for mode in settings.modes:
                 yield measure_cell(Cell(name, layers, length, mode), pair, settings, setting)
@@ -136,9 +136,7 @@ def describe(cell: Cell, pair: shapes.Pair, work: Workload, timings: Timings, op
     useful = flops.forward_flops(pair.config, work.lengths)
     useful *= flops.STEP_OVER_FORWARD if cell.mode == "training" else 1
     ours, limit = walls(timings[OURS]), walls(timings[CEILING])
-    share = statistics.median(
-        (useful / own) / (operations / bound) for own, bound in zip(ours, limit, strict=True)
-    )
+    share = statistics.median((useful / own) / (operations / bound) for own, bound in zip(ours, limit, strict=True))
     found = {name: _speed(samples, work.tokens) for name, samples in timings.items() if name != CEILING}
     for name in found:
         if name != OURS:
@@ -211,9 +209,9 @@ def legend(device: torch.device) -> str:
     precision = "bf16 autocast" if device.type == "cuda" else "fp32"
     return (
         f"\n{precision}. ratio: theirs over our wall time, median of rounds (smallest-largest). CPU time: "
-        "the same of CPU time; with threads=1 it is what other guests of the machine disturb least.\nceiling: our "
-        "useful operations a second as a share of a matrix product's, timed in turns with it.\nmemory: their peak over "
-        "ours, above weights and optimiser state."
+        "the same of CPU time; with threads=1 it is what other guests of the machine disturb least.\nceiling: "
+        "our useful operations a second as a share of a matrix product's, timed in turns with it.\nmemory: "
+        "their peak over ours, above weights and optimiser state."
     )
 
 

@@ -1,8 +1,8 @@
 """Useful floating-point operations of an encoder, and the matrix-product rate they are held against.
 
-Useful is what the result needs: linear layers over real tokens, and attention between the pairs of tokens that may
-see each other. Padding, masked pairs, norms, activations and embeddings count nothing, so a share of the ceiling
-falls with everything that is not a matrix product.
+Useful is what the result needs: linear layers over real tokens, and attention between the pairs of tokens
+that may see each other. Padding, masked pairs, norms, activations and embeddings count nothing, so a share of
+the ceiling falls with everything that is not a matrix product.
 
 Dimensions: D hidden, F intermediate.
 """
@@ -17,8 +17,8 @@ from modernbert.config import EncoderConfig
 
 #: A backward pass computes two products (for inputs and for weights) for each of the forward pass.
 STEP_OVER_FORWARD = 3
-#: Side of the square product that is timed: large enough for a machine's best rate, 0.1 s on 2 cores; a GPU needs
-#: more to fill it, and more of them for the clock to see.
+#: Side of the square product that is timed: large enough for a machine's best rate, 0.1 s on 2 cores; a GPU
+#: needs more to fill it, and more of them for the clock to see.
 CEILING_SIDE = {"cpu": 2048, "cuda": 8192}
 CEILING_CALLS = {"cpu": 1, "cuda": 10}
 
@@ -40,7 +40,7 @@ def linear_flops(config: EncoderConfig) -> int:
 
 
 def forward_flops(config: EncoderConfig, lengths: Iterable[int]) -> int:
-    """Of one forward pass over sequences of these lengths; a training step is `STEP_OVER_FORWARD` times that."""
+    """Of a forward pass over sequences of these lengths; a training step is `STEP_OVER_FORWARD` times that."""
     lengths = list(lengths)
     linear = linear_flops(config) * config.num_layers * sum(lengths)
     # Scores and the weighted sum of values: two products of D multiply-adds for each visible pair.

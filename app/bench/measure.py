@@ -94,7 +94,7 @@ def timed(work: Work, clock: Clock) -> Sample:
 
 
 def ratio(slow: Sequence[float], fast: Sequence[float]) -> Ratio:
-    """How many times `fast` is faster, round by round. A clock too coarse to see `fast` counts as its tick."""
+    """How many times `fast` is faster, round by round. What the clock is too coarse to see counts as a tick."""
     tick = time.get_clock_info("perf_counter").resolution
     rounds = [a / max(b, tick) for a, b in zip(slow, fast, strict=True)]
     return Ratio(statistics.median(rounds), min(rounds), max(rounds))

@@ -17,7 +17,7 @@ import torch
 from app.bench import child
 from app.bench.measure import Work
 from app.bench.shapes import build
-from app.bench.sides import MODES, Setting, side
+from app.bench.sides import Mode, Setting, side
 from app.bench.workload import workload
 from app.threads import use_threads
 
@@ -34,7 +34,7 @@ class Job:
     length: str | int
     tokens: int
     batch_size: int | None
-    mode: str
+    mode: Mode
     side: str
     device: str
     attention: str
@@ -43,7 +43,7 @@ class Job:
 
 
 def peak(job: Job) -> int | None:
-    """Bytes that one call of a side needs at most; None where the system does not tell (needs Linux, or CUDA)."""
+    """Bytes that one call of a side needs at most; None where no one tells (a CPU without Linux' /proc)."""
     if job.device == "cpu" and not CLEAR.exists():
         return None
     return int(json.loads(child.run("app.bench.memory", [json.dumps(asdict(job))]))["peak_bytes"])
@@ -54,14 +54,11 @@ def main(words: list[str]) -> None:
     use_threads(job.threads)
     device = torch.device(job.device)
     pair = build(job.shape, job.layers, job.attention, device)
-    setting = Setting(device, job.adamw)
-    mode = next(known for known in MODES if known == job.mode)
     work = workload(job.length, job.tokens, job.batch_size)
-    # A short call first makes the optimiser's state and whatever is built once.
-    run = side(job.side, pair, work, mode, setting)
-    model = pair.ours if job.side == "ours" else pair.theirs
-    side(job.side, pair, workload(8, 8), mode, setting)()
-    model.zero_grad(set_to_none=True)
+    run = side(job.side, pair, work, job.mode, Setting(device, job.adamw))
+    run()  # makes the optimiser's state, and whatever else is built once
+    for model in (pair.ours, pair.theirs):
+        model.zero_grad(set_to_none=True)
     print(json.dumps({"peak_bytes": measure(run, device)}))
 
 

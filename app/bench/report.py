@@ -1,4 +1,4 @@
-"""What a suite hands back: a table to read and a JSON document to keep, with the machine they are true for."""
+"""What a suite hands back: a table to read, a JSON document to keep, and the machine they are true for."""
 
 from __future__ import annotations
 
@@ -49,16 +49,17 @@ def document(suite: str, device: torch.device, threads: int, settings: dict[str,
 def check_target(target: bool | str | None) -> None:
     """Refuse a place for the JSON document before hours of measuring, not after them."""
     if isinstance(target, str) and not Path(target).expanduser().absolute().parent.is_dir():
-        raise ConfigError(f"json={target}: the folder is not there; give a file in an existing one, or --json.")
+        raise ConfigError(f"json={target}: the folder is not there; name an existing one, or use --json.")
 
 
 def emit(target: bool | str | None, document: dict[str, Any], table: Table, remarks: tuple[str, ...] = ()) -> None:
-    """Show the table, or with json=true the document in its place; json=<file> writes the document there too."""
+    """Show the table, or with json=true the document in its place; json=<file> also writes the document."""
     if target is True:
         print(json.dumps(document, indent=2, ensure_ascii=False))
         return
     about = document["machine"]
-    console.out().print(f"{about['device']}, {about['cpu']}, {about['threads']} threads, {_versions(about)}\n")
+    threads = f"{about['threads']} thread{'s' if about['threads'] > 1 else ''}"
+    console.out().print(f"{about['device']}, {about['cpu']}, {threads}, {_versions(about)}\n")
     console.out().print(table)
     for remark in remarks:
         console.out().print(remark)

@@ -38,8 +38,8 @@ SHAPES = {
     "32m": Shape(384, 10, 6, 576),
     "base": Shape(768, 22, 12, 1152, tokens=4096),
 }
-#: Beyond so many tokens a sequence, base runs on so many layers: 22 would take minutes on a CPU, and every layer
-#: costs the same. Stated in its rows.
+#: Beyond so many tokens a sequence, base runs on so many layers: 22 would take minutes on a CPU, and every
+#: layer costs the same. Stated in its rows.
 DEEP_LENGTH, DEEP_LAYERS = 2048, 6
 
 
@@ -62,7 +62,7 @@ def check_names(names: Sequence[str]) -> None:
     for name in names:
         if not known(name):
             allowed = ", ".join([*SHAPES, EMBEDDED])
-            raise ConfigError(f"shapes={name}: allowed are {allowed}, a folder (./…) or a hub name (owner/name).")
+            raise ConfigError(f"shapes={name}: allowed are {allowed}, a folder (./…), a hub name (owner/name).")
 
 
 def usual_tokens(name: str) -> int:
@@ -100,14 +100,14 @@ def _random(shape: Shape, layers: int | None, attention: str) -> Any:
     from transformers import ModernBertConfig, ModernBertModel
 
     # Vocabulary, window (128) and the rhythm of global layers (every third) are ModernBERT's own defaults.
-    config = ModernBertConfig(
-        hidden_size=shape.hidden,
-        num_hidden_layers=layers or shape.layers,
-        num_attention_heads=shape.heads,
-        intermediate_size=shape.intermediate,
-        attn_implementation=attention,
-    )
-    return ModernBertModel(config)
+    sizes: dict[str, Any] = {
+        "hidden_size": shape.hidden,
+        "num_hidden_layers": layers or shape.layers,
+        "num_attention_heads": shape.heads,
+        "intermediate_size": shape.intermediate,
+        "attn_implementation": attention,
+    }
+    return ModernBertModel(ModernBertConfig(**sizes))
 
 
 def _pretrained(name: str, attention: str) -> Any:
@@ -138,7 +138,7 @@ def _check_agreement(name: str, pair: Pair, device: torch.device) -> None:
     allowed = 0.2 if _half_only(pair.theirs) else AGREEMENT
     if not difference <= allowed:
         raise BackendError(
-            f"{name}: ours and transformers differ by {difference:.1e} on the same weights (allowed {allowed:.0e}); "
+            f"{name}: ours and transformers differ by {difference:.1e} on equal weights (allowed {allowed:.0e}): "
             "timing different computations says nothing. Please report this."
         )
 

@@ -69,7 +69,8 @@ def side(name: str, pair: Pair, work: Workload, mode: Mode, setting: Setting) ->
     Raises:
         BackendError: packed-encoders refuses this architecture or machine.
     """
-    direction = torch.randn(pair.config.hidden_size, generator=torch.Generator().manual_seed(1)).to(setting.device)
+    source = torch.Generator().manual_seed(1)
+    direction = torch.randn(pair.config.hidden_size, generator=source).to(setting.device)
     if name == OURS:
         return _ours(pair.ours, work, mode, setting, direction)
     model = pair.theirs
@@ -91,9 +92,7 @@ def _ours(encoder: nn.Module, work: Workload, mode: Mode, setting: Setting, dire
     return _step(encoder, loss, packs, build_optimizer(groups, Optim(lr=RATE)), setting)
 
 
-def _theirs(
-    model: Any, batches: list[tuple[Tensor, Tensor]], mode: Mode, setting: Setting, direction: Tensor
-) -> Work:
+def _theirs(model: Any, batches: list[tuple[Tensor, Tensor]], mode: Mode, setting: Setting, direction: Tensor) -> Work:
     def forward(batch: tuple[Tensor, Tensor]) -> Tensor:
         return model(input_ids=batch[0], attention_mask=batch[1]).last_hidden_state  # (B, S, D)
 
@@ -102,14 +101,12 @@ def _theirs(
 
     if mode == "inference":
         return _inference(model, forward, batches, setting)
-    options = {"fused": True} if setting.adamw == "fused" else {}
+    options: dict[str, Any] = {"fused": True} if setting.adamw == "fused" else {}
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, **options)
     return _step(model, loss, batches, optimizer, setting)
 
 
-def _inference(
-    model: nn.Module, forward: Callable[[Any], object], batches: Sequence[Any], setting: Setting
-) -> Work:
+def _inference(model: nn.Module, forward: Callable[[Any], object], batches: Sequence[Any], setting: Setting) -> Work:
     def run() -> None:
         model.eval()
         with torch.inference_mode(), setting.precision():

@@ -37,10 +37,14 @@ def normal(mean: int, deviation: int, longest: int) -> Mix:
 
 
 def long_tailed(longest: int, shortest: int = 8) -> Mix:
-    """Many short texts, few long ones, as in collections of real text: the mean is about 0.3 of the longest."""
+    """Many short texts, few long ones, as real collections are: the mean is about 0.3 of the longest."""
     width, power = longest - shortest, 2.5
     mean = shortest + round(width / (power + 1))
-    return Mix(mean, longest, lambda count, source: shortest + width * torch.rand(count, generator=source) ** power)
+
+    def draw(count: int, source: Generator) -> Tensor:
+        return shortest + width * torch.rand(count, generator=source) ** power
+
+    return Mix(mean, longest, draw)
 
 
 MIXES = {
@@ -76,7 +80,7 @@ class Workload:
         return [part.to(device) for part in split(pack(sorted(self.rows, key=len)), budget)]
 
     def padded(self, ordered: bool, device: torch.device) -> list[tuple[Tensor, Tensor]]:
-        """(B, S) ids and masks of `batch_size` sequences, each padded to its longest; `ordered` by length or not."""
+        """(B, S) ids and masks of `batch_size` sequences each, padded to the longest; `ordered` by length or not."""
         rows = sorted(self.rows, key=len) if ordered else self.rows
         starts = range(0, len(rows), self.batch_size)
         return [_pad(rows[start : start + self.batch_size], device) for start in starts]

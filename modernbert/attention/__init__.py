@@ -76,7 +76,7 @@ def attention(qkv: Tensor, layout: Layout, window: int | None = None) -> Tensor:
 @functools.cache
 def choose(device_type: str, dtype: torch.dtype, head_dim: int) -> Choice:
     """The best backend that passes its proof for such tensors; made at the first call and kept."""
-    passed_over = []
+    passed_over: list[str] = []
     for name in CANDIDATES.get(device_type, ("sdpa",)):
         fault = _fault(name, device_type, dtype, head_dim)
         if fault is None:

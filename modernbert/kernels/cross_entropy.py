@@ -45,9 +45,7 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, bias: Tensor | None, ta
     return _chunked(hidden, weight, bias, targets, (False, False, False))[0]
 
 
-def linear_cross_entropy_reference(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
-) -> Tensor:
+def linear_cross_entropy_reference(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
     """The definition, with all logits in memory."""
     return torch.nn.functional.cross_entropy(torch.nn.functional.linear(hidden, weight, bias), targets)
 

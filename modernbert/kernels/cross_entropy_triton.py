@@ -2,7 +2,7 @@
 
 One program walks a row of V logits twice: once for the running maximum and sum of exponentials (Milakov,
 Gimelshein, "Online normalizer calculation for softmax", arXiv:1805.02867), once to write the gradient.
-Tested through Triton's interpreter only so far, not on a GPU.
+So far tested through Triton's interpreter and compiled for Hopper; not yet run on a GPU.
 """
 # ruff: noqa: N803 (compile-time arguments in capitals, as Triton writes them)
 

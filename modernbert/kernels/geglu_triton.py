@@ -1,6 +1,6 @@
 """Exact-erf GeGLU in Triton, forward and backward, one pass over memory each. Contract: `geglu.py`.
 
-Tested through Triton's interpreter only so far, not on a GPU.
+So far tested through Triton's interpreter and compiled for Hopper; not yet run on a GPU.
 """
 # ruff: noqa: N803 (compile-time arguments in capitals, as Triton writes them)
 
@@ -44,9 +44,7 @@ class _GeGLU(torch.autograd.Function):
         grad_x = torch.empty_like(x)
         grid, rows, block = _tile(tokens, features)
         with dispatch.on_device_of(x):
-            _backward[grid](
-                x, grad.contiguous(), grad_x, tokens, features, ROWS=rows, BLOCK=block, num_warps=4
-            )
+            _backward[grid](x, grad.contiguous(), grad_x, tokens, features, ROWS=rows, BLOCK=block, num_warps=4)
         return grad_x
 
 

@@ -64,9 +64,7 @@ def add_layer_norm_reference(
     return total, layer_norm_reference(total, weight, bias, eps).to(x.dtype)
 
 
-def _check(
-    kernel: str, x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None = None
-) -> None:
+def _check(kernel: str, x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None = None) -> None:
     if x.dim() != 2:
         raise BackendError(f"{kernel}: x has shape {tuple(x.shape)}; give (N, D)")
     if residual is not None and residual.shape != x.shape:

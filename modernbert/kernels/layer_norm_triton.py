@@ -2,7 +2,7 @@
 
 A program holds whole rows in registers, so a row is read once each way. The weight's gradient is summed over
 the rows of a program first, then over programs: no atomics, the same bits every run.
-Tested through Triton's interpreter only so far, not on a GPU.
+So far tested through Triton's interpreter and compiled for Hopper; not yet run on a GPU.
 """
 # ruff: noqa: N803 (compile-time arguments in capitals, as Triton writes them)
 

@@ -21,9 +21,7 @@ from modernbert.kernels import dispatch
 CHUNK_VALUES = 2**22  # similarities (forward) or gradient values (backward) held at once: 16 MiB in float32
 
 
-def maxsim(
-    queries: Tensor, query_cu_seqlens: Tensor, documents: Tensor, document_cu_seqlens: Tensor
-) -> Tensor:
+def maxsim(queries: Tensor, query_cu_seqlens: Tensor, documents: Tensor, document_cu_seqlens: Tensor) -> Tensor:
     """Scores (Bq, Bd) of every query against every document, float32 (float64 for float64 input).
 
     Args:
@@ -69,9 +67,7 @@ class _MaxSim(torch.autograd.Function):
     """The torch form: similarities of a chunk of documents at once, then one maximum a document."""
 
     @staticmethod
-    def forward(
-        ctx: Any, queries: Tensor, query_cu: Tensor, documents: Tensor, document_cu: Tensor
-    ) -> Tensor:
+    def forward(ctx: Any, queries: Tensor, query_cu: Tensor, documents: Tensor, document_cu: Tensor) -> Tensor:
         wide = torch.promote_types(queries.dtype, torch.float32)
         keep = ctx.needs_input_grad[0] or ctx.needs_input_grad[2]
         ends = document_cu.tolist()
@@ -131,17 +127,13 @@ def _check(queries: Tensor, query_cu: Tensor, documents: Tensor, document_cu: Te
         given = f"queries are {tuple(queries.shape)}, documents {tuple(documents.shape)}"
         raise BackendError(f"maxsim: {given}; give (Tq, D) and (Td, D)")
     if queries.dtype != documents.dtype:
-        raise BackendError(
-            f"maxsim: queries are {queries.dtype}, documents {documents.dtype}; give one dtype"
-        )
+        raise BackendError(f"maxsim: queries are {queries.dtype}, documents {documents.dtype}; give one dtype")
     for name, cu, values in (("query", query_cu, queries), ("document", document_cu, documents)):
         if cu.dim() != 1 or cu.numel() < 2 or cu.dtype not in (torch.int32, torch.int64):
             given = f"{name}_cu_seqlens are {tuple(cu.shape)} {cu.dtype}"
             raise BackendError(f"maxsim: {given}; give (B + 1,) int32 with at least one sequence")
         if cu.device != values.device:
-            raise BackendError(
-                f"maxsim: {name}_cu_seqlens are on {cu.device}, the vectors on {values.device}"
-            )
+            raise BackendError(f"maxsim: {name}_cu_seqlens are on {cu.device}, the vectors on {values.device}")
         if cu.is_cuda:
             continue  # reading the values would wait for the device
         if int(cu[0]) != 0 or int(cu[-1]) != values.shape[0] or bool((cu.diff() <= 0).any()):

@@ -3,7 +3,7 @@
 Forward: a program scores one (query, document) pair tile by tile; neighbouring programs share the document.
 Backward: queries gather the document tokens that won; documents sum, for each token, the query tokens it won
 (one-hot times queries on the tensor cores). No atomics: the same bits every run.
-Tested through Triton's interpreter only so far, not on a GPU.
+So far tested through Triton's interpreter and compiled for Hopper; not yet run on a GPU.
 """
 # ruff: noqa: N803 (compile-time arguments in capitals, as Triton writes them)
 
@@ -32,9 +32,7 @@ def maxsim(queries: Tensor, query_cu: Tensor, documents: Tensor, document_cu: Te
 
 class _MaxSim(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, queries: Tensor, query_cu: Tensor, documents: Tensor, document_cu: Tensor
-    ) -> Tensor:
+    def forward(ctx: Any, queries: Tensor, query_cu: Tensor, documents: Tensor, document_cu: Tensor) -> Tensor:
         queries, documents = queries.contiguous(), documents.contiguous()
         query_cu, document_cu = query_cu.int().contiguous(), document_cu.int().contiguous()
         num_queries, num_documents = query_cu.numel() - 1, document_cu.numel() - 1
@@ -46,7 +44,8 @@ class _MaxSim(torch.autograd.Function):
             _forward[(num_queries * num_documents,)](
                 queries, documents, query_cu, document_cu, scores, winner,
                 num_queries, num_documents, tokens,
-                D=d, KEEP=keep, BLOCK_Q=BLOCK_Q, BLOCK_D=BLOCK_D, BLOCK_K=_block_k(d), num_warps=4,
+                D=d, KEEP=keep, BLOCK_Q=BLOCK_Q, BLOCK_D=BLOCK_D,
+                BLOCK_K=_block_k(d, most=128 if d <= 128 else 64), num_warps=4,
             )  # fmt: skip
         ctx.save_for_backward(queries, query_cu, documents, document_cu, winner)
         return scores
@@ -94,7 +93,7 @@ def _forward(
             d_row = tl.cast(t, tl.int64) + tl.arange(0, BLOCK_D)
             # Documents are the rows of the product: 64 of them fill a Hopper tensor core's tile, 32 queries do not.
             similarity = tl.zeros((BLOCK_D, BLOCK_Q), tl.float32)
-            for k in tl.static_range(0, D, BLOCK_K):
+            for k in range(0, D, BLOCK_K):  # one turn up to 128 features, which the compiler unfolds
                 col = k + tl.arange(0, BLOCK_K)
                 d_mask = (d_row < document_end)[:, None] & (col < D)[None, :]
                 q_mask = (q_row < query_end)[:, None] & (col < D)[None, :]
@@ -160,6 +159,6 @@ def _backward_documents(
         tl.store(at, total.to(grad_documents_ptr.dtype.element_ty), mask=mask)
 
 
-def _block_k(d: int) -> int:
-    """Features a matrix product takes at once: 16 at least (the tensor cores' tile), 64 at most."""
-    return min(64, max(16, triton.next_power_of_2(d)))
+def _block_k(d: int, most: int = 64) -> int:
+    """Features a matrix product takes at once: 16 at least, the tensor cores' tile."""
+    return min(most, max(16, triton.next_power_of_2(d)))

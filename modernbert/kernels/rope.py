@@ -43,9 +43,7 @@ def apply_rope(qkv: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return _Rotate.apply(owner, cos, sin, qkv.shape).view(qkv.shape)
 
 
-def rope_table(
-    positions: Tensor, dim: int, theta: float, dtype: torch.dtype = torch.float32
-) -> tuple[Tensor, Tensor]:
+def rope_table(positions: Tensor, dim: int, theta: float, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
     """cos and sin (T, dim/2) of integer `positions` (T,) for heads of `dim` features; angles in float32."""
     if dim % 2:
         raise BackendError(f"rope_table: a head of {dim} features; give an even number")

@@ -2,7 +2,7 @@
 
 One program rotates the queries and keys of one token, all heads, and reads its cosines once. In place v is
 never touched; out of place (the backward) it is copied by the same program.
-Tested through Triton's interpreter only so far, not on a GPU.
+So far tested through Triton's interpreter and compiled for Hopper; not yet run on a GPU.
 """
 # ruff: noqa: N803 (compile-time arguments in capitals, as Triton writes them)
 

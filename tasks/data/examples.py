@@ -38,6 +38,13 @@ class Batch:
     def __len__(self) -> int:
         return len(self.index)
 
+    @property
+    def goal(self) -> Tensor:
+        """`targets` of examples that have them (those of a prediction do not)."""
+        if self.targets is None:
+            raise DataError("this batch has no targets: its examples were made for prediction")
+        return self.targets
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same batch on another device (Lightning calls this)."""
         targets = None if self.targets is None else self.targets.to(device, non_blocking=non_blocking)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import lightning as L  # noqa: N812
+import lightning as L
 from torch.utils.data import DataLoader
 
 from modernbert.errors import ConfigError, DataError
@@ -161,7 +161,7 @@ def add_validation(tables: dict[str, Table], schema: Any, settings: DataSettings
             raise ConfigError(f"data.group={settings.group}: the columns are {', '.join(map(repr, table.columns))}.")
         groups = table.columns[settings.group]
     kept, held = split.validation_split(schema.strata(table), settings.validation_share, seed, groups)
-    tables["train"], tables["validation"] = table.select(kept), table.select(held)
+    tables["train"], tables["validation"] = table.select(kept.tolist()), table.select(held.tolist())
     how = f"whole groups of {settings.group!r}" if groups is not None else "stratified by label"
     return f"validation: {len(held)} of {len(table)} rows of {table.source}, {how}, seed {seed}"
 

@@ -136,15 +136,11 @@ class Report:
         total = self.count("error")
         if not total:
             return
-        listed = [problem for kept in self._kept.values() for problem in kept if problem.level == "error"][
-            :LISTED
-        ]
+        listed = [problem for kept in self._kept.values() for problem in kept if problem.level == "error"][:LISTED]
         lines = [f"{problem.place}: {problem.what}. {problem.mend}" for problem in listed]
         if total > len(listed):
             lines.append(f"and {total - len(listed):,} more; `modernbert check` lists them")
-        raise DataError(
-            f"{'1 problem' if total == 1 else f'{total:,} problems'} in the data:\n  " + "\n  ".join(lines)
-        )
+        raise DataError(f"{'1 problem' if total == 1 else f'{total:,} problems'} in the data:\n  " + "\n  ".join(lines))
 
 
 Columns = dict[str, Any]  # role -> column name, or a list of names
@@ -165,15 +161,9 @@ def map_columns(
     known = [role.name for role in roles]
     for name in given:
         if name not in known:
-            raise ConfigError(
-                f"data.columns.{name}: no such role{_closest(name, known)}; allowed: {', '.join(known)}"
-            )
+            raise ConfigError(f"data.columns.{name}: no such role{_closest(name, known)}; allowed: {', '.join(known)}")
     wanted = [role for role in roles if role.for_prediction or not predict]
-    mapping = {
-        role.name: _given(table, role, given[role.name])
-        for role in wanted
-        if given.get(role.name) is not None
-    }
+    mapping = {role.name: _given(table, role, given[role.name]) for role in wanted if given.get(role.name) is not None}
     notes = []
     for role in wanted:
         if role.name not in mapping:
@@ -259,9 +249,7 @@ def _by_content(table: Table, role: Role, mapping: Columns) -> str | None:
     text, label = sorted(columns, key=lambda column: -length_of[column][0])
     (long, text_distinct), (short, label_distinct) = length_of[text], length_of[label]
     rows = len(table)
-    clear = (
-        long >= 15 and long >= 2 * short and text_distinct > rows / 2 and label_distinct <= max(2, rows / 5)
-    )
+    clear = long >= 15 and long >= 2 * short and text_distinct > rows / 2 and label_distinct <= max(2, rows / 5)
     chosen = {"text": text, "label": label}[role.name]
     return chosen if clear and chosen not in mapping.values() else None
 
@@ -280,9 +268,7 @@ def _nothing_fits(table: Table, role: Role) -> str:
         f"Set data.columns.{role.name}=<column>"
     )
     if any(len(name) > 40 or name.strip().isdigit() for name in table.columns):
-        message += (
-            ". The first line looks like a row: the file needs a header line with the names of the columns"
-        )
+        message += ". The first line looks like a row: the file needs a header line with the names of the columns"
     return message
 
 

@@ -47,9 +47,7 @@ def open_writer(path: str | Path) -> Iterator[Writer]:
     final = Path(path)
     kind, compressed = format_of(final)
     if kind not in WRITERS:
-        raise DataError(
-            f"{path}: cannot write files ending in {final.suffix or 'nothing'!r}; allowed are {ALLOWED}"
-        )
+        raise DataError(f"{path}: cannot write files ending in {final.suffix or 'nothing'!r}; allowed are {ALLOWED}")
     if final.is_dir() or not final.parent.is_dir():
         what = "it is a folder" if final.is_dir() else f"the folder {final.parent} does not exist"
         raise DataError(f"{path} cannot be written: {what}")
@@ -88,9 +86,7 @@ class _Checked:
             self.names = list(columns)
         if set(columns) != set(self.names):
             odd = sorted(set(columns) ^ set(self.names))
-            raise DataError(
-                f"{self.source}: a later chunk of rows has other columns: {', '.join(map(repr, odd))}"
-            )
+            raise DataError(f"{self.source}: a later chunk of rows has other columns: {', '.join(map(repr, odd))}")
         plain = {name: _plain(columns[name]) for name in self.names}
         if len({len(values) for values in plain.values()}) > 1:
             lengths = ", ".join(f"{name!r} {len(values)}" for name, values in plain.items())
@@ -100,9 +96,7 @@ class _Checked:
                 self.writer.write(plain)
         except UnicodeEncodeError as error:
             bad = error.object[error.start : error.end]
-            raise DataError(
-                f"{self.source}: a value holds {bad!r}, half of a character, which no file can"
-            ) from error
+            raise DataError(f"{self.source}: a value holds {bad!r}, half of a character, which no file can") from error
 
 
 def _plain(values: Sequence[Any]) -> Sequence[Any]:
@@ -210,9 +204,7 @@ class _Sheet:
     def append(self, row: tuple[Any, ...]) -> None:
         self.rows += 1
         if self.rows > SHEET_ROWS:
-            raise DataError(
-                f"an xlsx sheet holds {SHEET_ROWS - 1:,} rows and a header: write .csv or .parquet"
-            )
+            raise DataError(f"an xlsx sheet holds {SHEET_ROWS - 1:,} rows and a header: write .csv or .parquet")
         self.sheet.append([self.cell(value) for value in row])
 
     def cell(self, value: Any) -> Any:
@@ -229,9 +221,7 @@ class _Sheet:
         try:
             cell = WriteOnlyCell(self.sheet, value)
         except IllegalCharacterError as error:
-            raise DataError(
-                f"row {self.rows} has a control character, which xlsx cannot hold: write .csv"
-            ) from error
+            raise DataError(f"row {self.rows} has a control character, which xlsx cannot hold: write .csv") from error
         cell.data_type = "s"
         return cell
 

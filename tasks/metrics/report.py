@@ -100,7 +100,7 @@ class Report(Metric):
 
 
 def without_autocast(update: Callable[..., None]) -> Callable[..., None]:
-    """Decorates `update(self, scores, ...)`: autocast would round the counts of its matrix products to bf16."""
+    """Decorates `update(self, scores, ...)`: autocast would round counts in a matrix product to bf16."""
 
     @functools.wraps(update)
     def wrapped(self: Report, scores: Tensor, *rest: Any, **named: Any) -> None:

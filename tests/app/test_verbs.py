@@ -24,7 +24,9 @@ LABELS = {
 }
 
 
-def write_rows(path: Path, labels: list[str], rows: int = 48, header: tuple[str, str] = ("text", "label")) -> Path:
+def write_rows(
+    path: Path, labels: list[str], rows: int = 48, header: tuple[str, str] = ("text", "label")
+) -> Path:
     """Rows of distinct texts whose first word tells the label."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -90,7 +92,9 @@ def test_a_run_predicts_as_transformers_does(
             assert {name: float(row[f"p_{name}"]) for name in scores} == pytest.approx(scores, abs=1e-5)
 
 
-def test_a_run_can_be_moved_evaluated_and_exported(tmp_path: Path, tiny_encoder: Callable[..., Path], capsys) -> None:
+def test_a_run_can_be_moved_evaluated_and_exported(
+    tmp_path: Path, tiny_encoder: Callable[..., Path], capsys
+) -> None:
     run = train(tmp_path, tiny_encoder("modernbert"), "multiclass", f"data.test={tmp_path / 'rows.csv'}")
     first = json.loads((run / "metrics.json").read_text())
     assert set(first) == {"validation", "test"}
@@ -108,7 +112,11 @@ def test_a_run_can_be_moved_evaluated_and_exported(tmp_path: Path, tiny_encoder:
     capsys.readouterr()
     assert main(["export", f"run={moved}", "format=transformers", f"output={tmp_path / 'out'}"]) == 0
     assert "transformers.pipeline" in capsys.readouterr().out
-    assert pipeline("text-classification", model=str(tmp_path / "out"))("good refund")[0]["label"] in {"a", "b", "c"}
+    assert pipeline("text-classification", model=str(tmp_path / "out"))("good refund")[0]["label"] in {
+        "a",
+        "b",
+        "c",
+    }
 
 
 def test_predict_keeps_rows_it_cannot_read_and_says_what_was_cut(
@@ -116,11 +124,17 @@ def test_predict_keeps_rows_it_cannot_read_and_says_what_was_cut(
 ) -> None:
     run = train(tmp_path, tiny_encoder("bert"), "binary", "data.max_length=16")
     source = tmp_path / "new.csv"
-    source.write_text("prediction,text\nmine,good\nkept,\n,bad order " + "again " * 40 + "\n", encoding="utf-8")
+    source.write_text(
+        "prediction,text\nmine,good\nkept,\n,bad order " + "again " * 40 + "\n", encoding="utf-8"
+    )
     output = tmp_path / "new.jsonl"
     assert main(["predict", f"run={run}", f"input={source}", f"output={output}"]) == 0
     rows = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
-    assert [row["prediction"] for row in rows] == ["mine", "kept", None]  # an input column is never overwritten
+    assert [row["prediction"] for row in rows] == [
+        "mine",
+        "kept",
+        None,
+    ]  # an input column is never overwritten
     assert [row["prediction_predicted"] in ("yes", "no") for row in rows] == [True, False, True]
     assert [row["cut"] for row in rows] == [False, None, True]
     said = capsys.readouterr().err
@@ -152,7 +166,9 @@ def test_mistakes_get_one_clear_line(
     assert "Traceback" not in said
 
 
-def test_bad_rows_stop_training_with_their_numbers(tmp_path: Path, tiny_encoder: Callable[..., Path], capsys) -> None:
+def test_bad_rows_stop_training_with_their_numbers(
+    tmp_path: Path, tiny_encoder: Callable[..., Path], capsys
+) -> None:
     source = write_rows(tmp_path / "rows.csv", ["a", "b"])
     with source.open("a", encoding="utf-8") as file:
         file.write('x,"  ",a\ny,something,\n')
@@ -164,4 +180,7 @@ def test_bad_rows_stop_training_with_their_numbers(tmp_path: Path, tiny_encoder:
     assert not (tmp_path / "run").exists()
     assert main(["check", *words, "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
-    assert {(p["row"], p["column"]) for p in found["problems"] if p["level"] == "error"} == {(50, "text"), (51, "label")}
+    assert {(p["row"], p["column"]) for p in found["problems"] if p["level"] == "error"} == {
+        (50, "text"),
+        (51, "label"),
+    }

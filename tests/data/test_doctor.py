@@ -1,7 +1,5 @@
 """Each check of the data doctor: what it finds, where, in which words, and what it leaves alone."""
 
-# ruff: noqa: RUF001 - characters of other scripts are what is tested
-
 from __future__ import annotations
 
 from typing import Any
@@ -96,9 +94,7 @@ def test_header() -> None:
 
 
 def test_duplicates() -> None:
-    data = table(
-        text=["a", "b", "a", None, None, "A", ["x"], ["x"]], label=["x", "y", "z", "x", "x", "x", "x", "x"]
-    )
+    data = table(text=["a", "b", "a", None, None, "A", ["x"], ["x"]], label=["x", "y", "z", "x", "x", "x", "x", "x"])
     assert checked("check_duplicates", data, ["text"]) == [
         ("warning", "row-duplicate", 4, "the same 'text' as row 2"),
         ("warning", "row-duplicate", 9, "the same 'text' as row 8"),
@@ -214,8 +210,7 @@ def test_lengths() -> None:
             "warning",
             "text-cut",
             None,
-            "2 of 4 rows (50.0%) exceed 8 tokens and are cut; "
-            "25.6% of all tokens are not read (longest: 16 tokens)",
+            "2 of 4 rows (50.0%) exceed 8 tokens and are cut; 25.6% of all tokens are not read (longest: 16 tokens)",
         )
     ]
     assert checked("check_lengths", data, [8, 8, 1, 1], 8) == []

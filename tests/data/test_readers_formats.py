@@ -1,15 +1,10 @@
 """What each format gives: values, line numbers, missing values, and notes of what was detected."""
 
-# ruff: noqa: RUF001 - characters of other scripts are what is tested
-
 from __future__ import annotations
 
 import datetime
 import gzip
 import json
-import os
-import subprocess
-import sys
 import tracemalloc
 from pathlib import Path
 
@@ -18,7 +13,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from modernbert.errors import DataError
 from tasks.data.readers import Table, count, join, read, stream
 
 # name, content, columns, rows, notes
@@ -143,9 +137,7 @@ DELIMITED = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "columns", "rows", "notes"), DELIMITED, ids=[d[0] for d in DELIMITED]
-)
+@pytest.mark.parametrize(("name", "content", "columns", "rows", "notes"), DELIMITED, ids=[d[0] for d in DELIMITED])
 def test_delimited(tmp_path: Path, name: str, content: bytes, columns: dict, rows: list, notes: list) -> None:
     (tmp_path / name).write_bytes(content)
     table = read(str(tmp_path / name))
@@ -189,9 +181,7 @@ def test_guessed_encodings(tmp_path: Path, text: str, encoding: str) -> None:
 
 def test_jsonl(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
-    path.write_text(
-        '{"text": "a", "label": ["x", "y"]}\n\n{"text": null, "n": 2}\n{"text": "NA", "label": NaN}\n'
-    )
+    path.write_text('{"text": "a", "label": ["x", "y"]}\n\n{"text": null, "n": 2}\n{"text": "NA", "label": NaN}\n')
     columns = {"text": ["a", None, "NA"], "label": [["x", "y"], None, None], "n": [None, 2, None]}
     table = read(str(path))
     assert (table.columns, table.rows) == (columns, [1, 3, 4])
@@ -262,9 +252,7 @@ def test_stream_takes_constant_memory(tmp_path: Path) -> None:
     peaks = []
     for rows in (15_000, 30_000):
         path = tmp_path / f"{rows}.csv"
-        path.write_text(
-            "text,label\n" + ("some text of a row that is " + 20 * "very " + "long,label\n") * rows
-        )
+        path.write_text("text,label\n" + ("some text of a row that is " + 20 * "very " + "long,label\n") * rows)
         tracemalloc.start()
         assert sum(len(chunk) for chunk in stream(str(path), 500)) == rows
         peaks.append(tracemalloc.get_traced_memory()[1])
@@ -280,46 +268,6 @@ def test_chunk_must_be_positive() -> None:
 def test_select_keeps_rows_with_their_columns() -> None:
     table = Table("x.csv", {"a": ["p", "q", "r"]}, [2, 4, 5], ["note"])
     assert table.select([2, 0]) == Table("x.csv", {"a": ["r", "p"]}, [5, 2], ["note"])
-
-
-def test_hub_set_from_a_folder(tmp_path: Path) -> None:
-    datasets = pytest.importorskip("datasets", reason="pip install 'modernbert[hub]'")
-    features = datasets.Features(
-        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])}
-    )
-    rows = {"text": ["a", "b", "c"], "label": [1, 0, -1]}
-    datasets.Dataset.from_dict(rows, features=features).to_parquet(str(tmp_path / "train.parquet"))
-    source = f"hf:{tmp_path}:train"
-    table = read(source)
-    assert (table.columns, table.rows) == ({"text": ["a", "b", "c"], "label": ["yes", "no", None]}, [1, 2, 3])
-    assert count(source) == 3
-    with pytest.raises(DataError, match=r"cannot load .* split 'test': Unknown split"):
-        read(f"hf:{tmp_path}:test")
-
-
-def test_hub_without_datasets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(sys.modules, "datasets", None)
-    for source, lead in {"hf:imdb": "hf:imdb", "imdb": "there is no file imdb; as a data set"}.items():
-        with pytest.raises(DataError) as raised:
-            read(source)
-        assert (
-            str(raised.value) == f"{lead}: reading the Hugging Face hub needs pip install 'modernbert[hub]'"
-        )
-
-
-def test_hub_out_of_reach(root: Path) -> None:
-    pytest.importorskip("datasets", reason="pip install 'modernbert[hub]'")
-    code = (
-        "from tasks.data.readers import read\ntry: read('owner/name')\nexcept Exception as e: print(repr(e))"
-    )
-    env = {k: v for k, v in os.environ.items() if k not in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")}
-    env["HF_ENDPOINT"] = "http://127.0.0.1:9"  # the discard port: nothing listens
-    found = subprocess.run(
-        [sys.executable, "-c", code], cwd=root, env=env, capture_output=True, text=True, timeout=60
-    )
-    assert "the hub is out of reach" in found.stdout, found.stderr
-    assert "there is no file owner/name" in found.stdout
 
 
 def test_real_files(shared: Path) -> None:

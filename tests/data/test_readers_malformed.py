@@ -14,8 +14,7 @@ from modernbert.errors import DataError
 from tasks.data.readers import count, read, stream
 
 QUOTE = (
-    "Put a text that holds the separator or a line break in double quotes, "
-    "and write a double quote inside it twice."
+    "Put a text that holds the separator or a line break in double quotes, and write a double quote inside it twice."
 )
 OBJECT = 'Each line must be one JSON object of column names and values, such as {"text": "…", "label": "…"}.'
 ALLOWED = ".csv, .tsv, .jsonl, .json (each also with .gz), .parquet, .xlsx"
@@ -28,11 +27,10 @@ MALFORMED = [
     ("header.csv", b"text,label\n", "header.csv has a header (text, label) but no rows"),
     (
         "many.csv",
-        b"text,label\nhello, world,a\nfine,b\nx,y,z,w\n",
+        b"text,label\nhello, you,a\nfine,b\nx,y,z,w\n",
         "many.csv: 2 rows cannot be read\n"
-        "  line 2: 3 cells, expected 2 (separator ','; a text that holds it is not quoted: 'hello, world,a')\n"
-        "  line 4: 4 cells, expected 2 (separator ','; a text that holds it is not quoted: 'x,y,z,w')\n"
-        + QUOTE,
+        "  line 2: 3 cells, expected 2 (separator ','; a text that holds it is not quoted: 'hello, you,a')\n"
+        "  line 4: 4 cells, expected 2 (separator ','; a text that holds it is not quoted: 'x,y,z,w')\n" + QUOTE,
     ),
     (
         "few.csv",
@@ -44,8 +42,7 @@ MALFORMED = [
         "after_newlines.csv",
         b'text,label\n"two\nlines",a\nb,c,d\ne,f\n',
         "after_newlines.csv: 1 row cannot be read\n"
-        "  line 4: 3 cells, expected 2 (separator ','; a text that holds it is not quoted: 'b,c,d')\n"
-        + QUOTE,
+        "  line 4: 3 cells, expected 2 (separator ','; a text that holds it is not quoted: 'b,c,d')\n" + QUOTE,
     ),
     (
         "lacks_a_name.csv",
@@ -85,8 +82,7 @@ MALFORMED = [
         "swallowed_whole.csv",
         b'text,label\nfirst,x\n"one,a\ntwo,b"\nfour,d\n',
         "swallowed_whole.csv: 1 row cannot be read\n"
-        "  line 3: 1 cell, expected 2 (a quote was opened at 'one,a\\ntwo,b' and closed lines later)\n"
-        + QUOTE,
+        "  line 3: 1 cell, expected 2 (a quote was opened at 'one,a\\ntwo,b' and closed lines later)\n" + QUOTE,
     ),
     (
         "twice.csv",
@@ -101,8 +97,8 @@ MALFORMED = [
     (
         "mixed.csv",
         "text,label\nschön,a\ngrün,b\n".encode() + b"gr\xfcn,c\n",
-        "mixed.csv: line 4 is not valid UTF-8, though 2 other lines with non-ASCII characters are: two encodings "
-        "are mixed, or the file is damaged. Mend it, or save all as UTF-8",
+        "mixed.csv: line 4 is not valid UTF-8, though 2 other lines with non-ASCII characters are: "
+        "two encodings are mixed, or the file is damaged. Mend it, or save all as UTF-8",
     ),
     (
         "cut16.csv",
@@ -150,8 +146,7 @@ MALFORMED = [
     (
         "nested.json",
         b'{"data": [{"text": "a"}]}',
-        "nested.json is one JSON object with 'data': "
-        "it must be an array of objects, one a row, or one object a line",
+        "nested.json is one JSON object with 'data': it must be an array of objects, one a row, or one object a line",
     ),
     ("none.json", b"[]", "none.json has no rows"),
     (

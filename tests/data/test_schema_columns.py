@@ -10,9 +10,7 @@ from modernbert.errors import ConfigError
 from tasks.data.readers import Table
 from tasks.data.schema import Role, map_columns
 
-TEXT = Role(
-    "text", ("sentence", "review", "body", "title", "sentence1", "premise"), True, True, "what to classify"
-)
+TEXT = Role("text", ("sentence", "review", "body", "title", "sentence1", "premise"), True, True, "what to classify")
 PAIR = Role("text_pair", ("sentence2", "hypothesis", "text2"), False, True, "a second text")
 LABEL = Role("label", ("labels", "class", "intent", "stars", "coarse"), True, False, "the right answer")
 ROLES = (TEXT, PAIR, LABEL)
@@ -60,9 +58,7 @@ def test_guessed_by_name(names: list[str], expected: dict[str, str]) -> None:
 def test_what_was_guessed_is_said() -> None:
     mapping, notes = map_columns(table("title", "body", "kind"), ROLES, {"label": "kind"})
     assert mapping == {"text": "body", "label": "kind"}
-    assert notes == [
-        "text: column 'body' (guessed by its name; 'title' would fit too; another: data.columns.text=…)"
-    ]
+    assert notes == ["text: column 'body' (guessed by its name; 'title' would fit too; another: data.columns.text=…)"]
 
 
 def test_given_wins_and_may_be_a_list() -> None:

@@ -13,9 +13,7 @@ from tasks.data.schema import Problem, Report
 def filled(number: int) -> Report:
     report = Report()
     for row in range(2, 2 + number):
-        report.add(
-            Problem("warning", "row-duplicate", "a.csv", row, "text", f"repeats row {row - 1}", "Delete it")
-        )
+        report.add(Problem("warning", "row-duplicate", "a.csv", row, "text", f"repeats row {row - 1}", "Delete it"))
     report.add(Problem("error", "text-missing", "a.csv", 9, "text", "'text' is empty", "Write it"))
     report.add(Problem("error", "text-missing", "b.csv", None, None, "'text' is empty", "Write it"))
     return report

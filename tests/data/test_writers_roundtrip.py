@@ -1,7 +1,5 @@
 """What is written is read back equal, whatever the cells hold; a crash leaves no half file."""
 
-# ruff: noqa: RUF001 - characters of other scripts are what is tested
-
 from __future__ import annotations
 
 import tempfile
@@ -55,9 +53,7 @@ def test_one_column_gives_equal_cells(cells: list[str]) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(
-    rows=st.lists(
-        st.tuples(st.text("ab ,;|\té–“", min_size=1), st.sampled_from("xyz")), min_size=2, max_size=8
-    ),
+    rows=st.lists(st.tuples(st.text("ab ,;|\té–“", min_size=1), st.sampled_from("xyz")), min_size=2, max_size=8),
     separator=st.sampled_from([",", ";", "\t", "|"]),
     encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"]),
     end=st.sampled_from(["\n", "\r\n"]),
@@ -97,9 +93,7 @@ def test_every_format(tmp_path: Path, suffix: str) -> None:
 
 
 def test_parquet_widens_a_column_that_began_empty(tmp_path: Path) -> None:
-    path = written(
-        tmp_path / "x.parquet", {"a": [None], "b": [1]}, {"a": ["x"], "b": [None]}, {"a": ["y"], "b": [0.5]}
-    )
+    path = written(tmp_path / "x.parquet", {"a": [None], "b": [1]}, {"a": ["x"], "b": [None]}, {"a": ["y"], "b": [0.5]})
     assert read(str(path)).columns == {"a": [None, "x", "y"], "b": [1, None, 0.5]}
     with pytest.raises(DataError, match="Parquet needs one type in a column"):
         written(path, {"a": ["x"]}, {"a": [1]})

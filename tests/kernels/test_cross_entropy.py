@@ -47,9 +47,7 @@ def _assert_parity(device: torch.device, rows: int, vocabulary: int, dtype: torc
 
 def test_uniform_logits(device: torch.device) -> None:
     hidden = torch.zeros(7, D, device=device)
-    loss = linear_cross_entropy(
-        hidden, torch.randn(50, D, device=device), None, torch.arange(7, device=device)
-    )
+    loss = linear_cross_entropy(hidden, torch.randn(50, D, device=device), None, torch.arange(7, device=device))
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(math.log(50), abs=1e-6)
 
@@ -150,8 +148,6 @@ def test_gradcheck() -> None:
         (torch.ones(2, 4, device="meta"), None, torch.tensor([0, 1]), "weight is on cpu, the rest on meta"),
     ],
 )
-def test_refused(
-    hidden: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor, message: str
-) -> None:
+def test_refused(hidden: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor, message: str) -> None:
     with pytest.raises(BackendError, match=message):
         linear_cross_entropy(hidden, torch.ones(9, 4), bias, targets)

@@ -15,9 +15,7 @@ def test_parity(device: torch.device, rows: int, dtype: torch.dtype) -> None:
 
 
 def test_more_columns_than_a_tile(device: torch.device) -> None:
-    assert_parity(
-        geglu, geglu_reference, [draw(3, 2 * 1152, dtype=torch.float32, device=device)], torch.float32
-    )
+    assert_parity(geglu, geglu_reference, [draw(3, 2 * 1152, dtype=torch.float32, device=device)], torch.float32)
 
 
 def test_by_hand(device: torch.device) -> None:

@@ -21,9 +21,7 @@ def test_add_layer_norm(device: torch.device, rows: int, dtype: torch.dtype) -> 
     assert_parity(add_layer_norm, reference, inputs, dtype)
 
 
-@pytest.mark.parametrize(
-    ("features", "dtype"), [(17, torch.float32), (100, torch.float32), (384, torch.bfloat16)]
-)
+@pytest.mark.parametrize(("features", "dtype"), [(17, torch.float32), (100, torch.float32), (384, torch.bfloat16)])
 def test_layer_norm_with_bias(device: torch.device, features: int, dtype: torch.dtype) -> None:
     make = partial(draw, dtype=dtype, device=device)
     inputs = [make(65, features), make(features), make(features)]
@@ -40,9 +38,7 @@ def test_without_bias_on_a_large_mean(device: torch.device) -> None:
 
 def test_only_one_output_used(device: torch.device) -> None:
     """BERT never reads the sum; a last layer may read nothing else."""
-    x, residual, weight = (
-        draw(*shape, dtype=torch.float32, device=device) for shape in ((5, 8), (5, 8), (8,))
-    )
+    x, residual, weight = (draw(*shape, dtype=torch.float32, device=device) for shape in ((5, 8), (5, 8), (8,)))
     for index in (0, 1):
         grads = torch.autograd.grad(add_layer_norm(residual, x, weight)[index].square().sum(), (x, residual))
         want = add_layer_norm_reference(residual, x, weight, None, EPS)[index].square().sum()
@@ -50,7 +46,7 @@ def test_only_one_output_used(device: torch.device) -> None:
 
 
 def test_float32_stream_with_half_precision_branch(device: torch.device) -> None:
-    """As under autocast: the sum stays float32, the norm is of the dtype of the branch, parameters stay wide."""
+    """As under autocast: the sum stays float32, the norm takes the dtype of the branch."""
     residual = draw(65, 384, dtype=torch.float32, device=device)
     x = draw(65, 384, dtype=torch.bfloat16, device=device)
     weight = draw(384, dtype=torch.float32, device=device)
@@ -75,9 +71,7 @@ def test_not_contiguous(device: torch.device) -> None:
 
 
 def test_gradcheck() -> None:
-    x, residual, weight, bias = (
-        torch.randn(*s).double().requires_grad_() for s in ((4, 6), (4, 6), (6,), (6,))
-    )
+    x, residual, weight, bias = (torch.randn(*s).double().requires_grad_() for s in ((4, 6), (4, 6), (6,), (6,)))
     assert torch.autograd.gradcheck(add_layer_norm, (residual, x, weight, bias))
 
 

@@ -90,9 +90,7 @@ def test_one_chunk_or_many(monkeypatch: pytest.MonkeyPatch) -> None:
         return scores, *torch.autograd.grad(scores.square().sum(), (queries, documents))
 
     whole = run()
-    module = importlib.import_module(
-        "modernbert.kernels.maxsim"
-    )  # the package shows the function of that name
+    module = importlib.import_module("modernbert.kernels.maxsim")  # the package shows the function of that name
     monkeypatch.setattr(module, "CHUNK_VALUES", 1)
     torch.testing.assert_close(run(), whole, atol=2e-4, rtol=1e-5)
 
@@ -125,8 +123,6 @@ def test_gradcheck() -> None:
         ),
     ],
 )
-def test_refused(
-    queries: torch.Tensor, query_ends: torch.Tensor, documents: torch.Tensor, message: str
-) -> None:
+def test_refused(queries: torch.Tensor, query_ends: torch.Tensor, documents: torch.Tensor, message: str) -> None:
     with pytest.raises(BackendError, match=message):
         maxsim(queries, query_ends, documents, _ends((7,)))

@@ -67,9 +67,7 @@ def test_table_is_bitwise_that_of_transformers() -> None:
 def test_scores_depend_on_distance_only(device: torch.device) -> None:
     qkv = torch.randn(1, 3, H, HEAD).expand(10, -1, -1, -1)
     near, far = (
-        apply_rope(
-            qkv.to(device), *(t.to(device) for t in rope_table(torch.arange(10) + offset, HEAD, 10_000.0))
-        )
+        apply_rope(qkv.to(device), *(t.to(device) for t in rope_table(torch.arange(10) + offset, HEAD, 10_000.0)))
         for offset in (0, 500)
     )
     scores = [torch.einsum("qhd,khd->hqk", x[:, 0], x[:, 1]) for x in (near, far)]

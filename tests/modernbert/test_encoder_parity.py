@@ -91,9 +91,7 @@ def test_old_config_fields_are_read(tmp_path: Path) -> None:
     encoder = load_encoder(folder)
     assert encoder.config.windows == (None, 64, None, 64, None)
     assert encoder.config.thetas == (5e4,) * 5
-    rope = {
-        kind: {"rope_type": "default", "rope_theta": 5e4} for kind in ("full_attention", "sliding_attention")
-    }
+    rope = {kind: {"rope_type": "default", "rope_theta": 5e4} for kind in ("full_attention", "sliding_attention")}
     same = oracle("modernbert", num_hidden_layers=5, global_attn_every_n_layers=2, rope_parameters=rope)
     same.load_state_dict(model.state_dict())
     rows = sequences((200, 31))

@@ -69,7 +69,7 @@ def test_refusals_say_what_was_given_and_what_to_do() -> None:
         fit_labels([f"text number {i}" for i in range(60)], "auto")
     with pytest.raises(ConfigError, match="no label is a number"):
         fit_labels(["a", "b"], "regression")
-    with pytest.raises(ConfigError, match="task.kind=binary, but there are 3 labels"):
+    with pytest.raises(ConfigError, match=r"task\.kind=binary, but there are 3 labels"):
         fit_labels(["a", "b", "c"], "binary")
     with pytest.raises(DataError, match=r"labels \['z'\] are not among the 2 of training"):
         fit_labels(["a", "b"], "auto").targets(["z"])

@@ -85,14 +85,14 @@ def test_intervals_are_those_of_a_bootstrap_over_examples() -> None:
     rng = np.random.default_rng(1)
     guess, y = logits.argmax(1).numpy(), targets.numpy()
     draws = []
-    for _ in range(800):
+    for _ in range(500):
         i = rng.integers(400, size=400)
         f1 = oracle.f1_score(y[i], guess[i], average="macro")
         draws.append((np.mean(y[i] == guess[i]), f1, oracle.matthews_corrcoef(y[i], guess[i])))
     low, high = np.quantile(np.array(draws), [0.025, 0.975], axis=0)
     for i, name in enumerate(("accuracy", "f1_macro", "mcc")):
-        # With about 1,000 replicates a quantile's standard error is about 4% of the interval's width.
-        tolerance = 0.12 * (high[i] - low[i])
+        # With 500 replicates a quantile's standard error is about 5% of the interval's width.
+        tolerance = 0.15 * (high[i] - low[i])
         assert ours[f"{name}_low"] == pytest.approx(low[i], abs=tolerance), name
         assert ours[f"{name}_high"] == pytest.approx(high[i], abs=tolerance), name
 
@@ -103,7 +103,7 @@ def test_ranking_intervals_are_those_of_a_bootstrap_over_examples() -> None:
     score, y = (logits[:, 1] - logits[:, 0]).numpy(), targets.numpy()
     rng = np.random.default_rng(1)
     draws = []
-    for _ in range(600):
+    for _ in range(400):
         i = rng.integers(300, size=300)
         draws.append((oracle.roc_auc_score(y[i], score[i]), oracle.average_precision_score(y[i], score[i])))
     low, high = np.quantile(np.array(draws), [0.025, 0.975], axis=0)

@@ -73,7 +73,8 @@ def test_tuned_thresholds_reach_the_best_f1() -> None:
     p = torch.sigmoid(logits.double()).numpy()
     reached = []
     for label, threshold in enumerate(report.tuned_thresholds()):
-        best = max(oracle.f1_score(gold[:, label], p[:, label] >= t) for t in np.unique(p[:, label]))
+        precision, recall, _ = oracle.precision_recall_curve(gold[:, label], p[:, label])
+        best = np.max(2 * precision * recall / np.maximum(precision + recall, 1e-12))
         reached.append(oracle.f1_score(gold[:, label], p[:, label] >= threshold))
         assert reached[-1] == pytest.approx(
             best, abs=2e-3
@@ -108,17 +109,20 @@ def test_intervals_are_those_of_a_bootstrap_over_examples() -> None:
     y, p = gold.numpy(), torch.sigmoid(logits).numpy()
     rng = np.random.default_rng(1)
     draws: dict[str, list[float]] = {}
-    for _ in range(300):
+    for _ in range(250):
         i = rng.integers(500, size=500)
-        values = decisions(y[i], p[i] >= 0.5)
-        values["roc_auc_macro"] = oracle.roc_auc_score(y[i], p[i], average="macro")
-        values["average_precision_macro"] = oracle.average_precision_score(y[i], p[i], average="macro")
+        values = {
+            "f1_macro": oracle.f1_score(y[i], p[i] >= 0.5, average="macro"),
+            "subset_accuracy": (y[i] == (p[i] >= 0.5)).all(axis=1).mean(),
+            "roc_auc_macro": oracle.roc_auc_score(y[i], p[i], average="macro"),
+            "average_precision_macro": oracle.average_precision_score(y[i], p[i], average="macro"),
+        }
         for name, value in values.items():
             draws.setdefault(name, []).append(value)
     for name, values_drawn in draws.items():
         low, high = np.quantile(values_drawn, [0.025, 0.975])
-        # Poisson rows: Monte Carlo noise of both sides. Groups: their spread has 9% of noise besides.
-        tolerance = (0.3 if name.endswith(("auc_macro", "precision_macro")) else 0.15) * (high - low)
+        # A quantile of 250 replicates has a standard error of 6% of the width; groups add 9% to their spread.
+        tolerance = (0.3 if name in ("roc_auc_macro", "average_precision_macro") else 0.2) * (high - low)
         assert ours[f"{name}_low"] == pytest.approx(low, abs=tolerance), name
         assert ours[f"{name}_high"] == pytest.approx(high, abs=tolerance), name
 

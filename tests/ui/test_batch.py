@@ -64,8 +64,8 @@ def test_scored_file_has_all_columns_and_the_answers_in_order(
             assert cell == pytest.approx(right, abs=1e-6) if right is not None else cell is None
     assert outputs[1] is None
     assert "4 rows scored" in said
-    assert "1 texts are longer" in said
-    assert "1 rows have no text and no prediction: rows 3." in said
+    assert "1 row with a text longer than 24 tokens" in said
+    assert "1 row without text, so without prediction: 3." in said
 
 
 def test_columns_are_guessed_by_training_then_by_name(client: Client, tmp_path: Path) -> None:
@@ -74,14 +74,15 @@ def test_columns_are_guessed_by_training_then_by_name(client: Client, tmp_path: 
         said, preview, *_, column = client.predict(handle_file(str(path)), api_name="/columns")
         assert column["value"] == guess
         assert [value for _, value in column["choices"]] == ["id", header]
-        assert said.startswith("1 rows")
-        assert value_of(preview)["headers"] == ["id", header]
+        assert said.startswith("1 row")
+        assert f">{header}</th>" in value_of(preview)
+        assert ">Where is it?</td>" in value_of(preview)
 
 
 def test_an_unclear_column_is_left_to_the_person(client: Client, tmp_path: Path) -> None:
     path = write_csv(tmp_path / "odd.csv", [{"q1": "a", "q2": "b", "q3": "c"}])
     assert client.predict(handle_file(str(path)), api_name="/columns")[-1]["value"] is None
-    with pytest.raises(AppError, match="Choose the column that holds the text"):
+    with pytest.raises(AppError, match="Choose the column of the text"):
         score(client, path, None)
 
 
@@ -109,7 +110,9 @@ def test_two_columns(make_run: Callable[..., Run], open_page: OpenPage, tmp_path
     with open_page(run) as client:
         _, scored = score(client, path, "a", "b")
     right = run.answer(["Where is it?", "Refund"], ["delivery", "money"])
-    assert [float(cell) for cell in scored.columns["p_yes"]] == pytest.approx([r.scores["yes"] for r in right], abs=1e-6)
+    assert [float(cell) for cell in scored.columns["p_yes"]] == pytest.approx(
+        [r.scores["yes"] for r in right], abs=1e-6
+    )
 
 
 WRONG = {
@@ -146,7 +149,12 @@ def test_a_column_that_is_not_there_is_a_message(client: Client, tmp_path: Path)
 
 @pytest.mark.parametrize(
     ("name", "result"),
-    [("a.csv", "a_scored.csv"), ("a.CSV.gz", "a_scored.csv.gz"), ("b.ndjson", "b_scored.jsonl"), ("c.x.xlsm", "c.x_scored.xlsx")],
+    [
+        ("a.csv", "a_scored.csv"),
+        ("a.CSV.gz", "a_scored.csv.gz"),
+        ("b.ndjson", "b_scored.jsonl"),
+        ("c.x.xlsm", "c.x_scored.xlsx"),
+    ],
 )
 def test_result_name(name: str, result: str) -> None:
     assert batch.result_name(Path(name)) == result

@@ -11,6 +11,7 @@ from modernbert.errors import ConfigError
 from tasks.base import Label
 from tasks.run import Run
 from ui import renderers
+from ui.markup import table
 from ui.renderers import LabelRenderer, output_type, renderer_of
 
 TEXT = "Where is my parcel?"
@@ -72,3 +73,11 @@ def test_the_output_type_comes_from_the_task(run: Run, monkeypatch: pytest.Monke
     monkeypatch.setattr(renderers, "RENDERERS", {})
     with pytest.raises(ConfigError, match="the page cannot show what task=classification gives"):
         renderer_of(run)
+
+
+def test_tables_are_text_too() -> None:
+    shown = table("Rows", ["<b>"], [["{{x}}"], [None], ["long " * 10]])
+    assert '<th scope="col">&lt;b&gt;</th>' in shown
+    assert "<td>&#123;&#123;x&#125;&#125;</td>" in shown
+    assert "<td></td>" in shown
+    assert "<td class=long>" in shown

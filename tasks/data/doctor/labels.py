@@ -20,14 +20,10 @@ def check_missing_labels(report: Report, table: Table, column: str, labels: Sequ
     for row, label in zip(table.rows, labels, strict=True):
         if label is None or (isinstance(label, str) and not label.strip()):
             mend = "Write the label, or delete the row"
-            report.add(
-                Problem("error", "label-missing", table.source, row, column, f"{column!r} is empty", mend)
-            )
+            report.add(Problem("error", "label-missing", table.source, row, column, f"{column!r} is empty", mend))
 
 
-def check_numbers(
-    report: Report, table: Table, column: str, cells: Sequence[Any], values: Sequence[Any]
-) -> None:
+def check_numbers(report: Report, table: Table, column: str, cells: Sequence[Any], values: Sequence[Any]) -> None:
     """Scores that are missing or no finite number; `values` are the cells as numbers, else None or NaN."""
     for row, cell, value in zip(table.rows, cells, values, strict=True):
         if cell is None or (isinstance(cell, str) and not cell.strip()):
@@ -49,9 +45,7 @@ def check_label_spelling(report: Report, table: Table, column: str, labels: Sequ
     for counter in forms.values():
         (usual, times), *others = counter.most_common()
         for form, number in others:
-            what = (
-                f"{form!r} ({_rows(number)}, from here) is {usual!r} ({_rows(times)}) but for case or spaces"
-            )
+            what = f"{form!r} ({_rows(number)}, from here) is {usual!r} ({_rows(times)}) but for case or spaces"
             mend = f"Write {usual!r}, if they are one label"
             report.add(Problem("warning", "label-spelling", table.source, first[form], column, what, mend))
 
@@ -77,15 +71,11 @@ def check_class_counts(report: Report, table: Table, column: str, labels: Sequen
         (largest, most), (smallest, least) = counts.most_common(1)[0], counts.most_common()[-1]
         if most >= IMBALANCE * least and least > 1:
             what = f"{largest!r} has {_rows(most)}, {smallest!r} only {least:,}"
-            mend = (
-                "Add examples of the rare labels, weigh the classes, and judge by macro F1, not by accuracy"
-            )
+            mend = "Add examples of the rare labels, weigh the classes, and judge by macro F1, not by accuracy"
             report.add(Problem("warning", "label-imbalance", table.source, None, column, what, mend))
 
 
-def check_unseen(
-    report: Report, table: Table, column: str, labels: Sequence[Any], known: Collection[Any]
-) -> None:
+def check_unseen(report: Report, table: Table, column: str, labels: Sequence[Any], known: Collection[Any]) -> None:
     """Labels of validation or test rows that training lacks: one error a label."""
     counts: Counter[Any] = Counter()
     first: dict[Any, int] = {}
@@ -98,9 +88,7 @@ def check_unseen(
     for name, number in counts.items():
         close = difflib.get_close_matches(str(name), spelt, n=1, cutoff=0.8)
         what = f"the label {name!r} ({_rows(number)}, from here) is not in the training rows"
-        mend = "Add training rows of it, or delete these" + (
-            f"; or is it {spelt[close[0]]!r}?" if close else ""
-        )
+        mend = "Add training rows of it, or delete these" + (f"; or is it {spelt[close[0]]!r}?" if close else "")
         report.add(Problem("error", "label-unseen", table.source, first[name], column, what, mend))
 
 

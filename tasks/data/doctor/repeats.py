@@ -38,9 +38,7 @@ def check_conflicts(report: Report, table: Table, text_columns: Sequence[str], l
             continue
         earlier, its_label = first.setdefault(key, (row, label))
         if _comparable(label) != _comparable(its_label):
-            what = (
-                f"labelled {_shown(label)}, but {_shown(its_label)} in row {earlier}, which has the same text"
-            )
+            what = f"labelled {_shown(label)}, but {_shown(its_label)} in row {earlier}, which has the same text"
             mend = "Give both the right label, or delete one"
             report.add(Problem("warning", "label-conflict", table.source, row, text_columns[0], what, mend))
 

@@ -28,9 +28,7 @@ def check_header(report: Report, table: Table) -> None:
         if name != name.strip():
             what = f"the column name {name!r} has white space around it"
             report.add(
-                Problem(
-                    "warning", "header-space", table.source, None, name, what, "Remove it: it is ignored here"
-                )
+                Problem("warning", "header-space", table.source, None, name, what, "Remove it: it is ignored here")
             )
         if len(name) > 100:
             what = f"a column is called {_cut(name)!r}: is the first line a row?"
@@ -62,9 +60,7 @@ def _check_words(found: Any, column: str, row: int, text: str) -> None:
     """Checks of one text that is there."""
     if len(text) <= 8 and text.strip().casefold() in NULL_WORDS:
         what = f"{column!r} is the word {text!r}: kept as text"
-        found(
-            "warning", "text-null-word", row, what, "If the text is missing, empty the cell or delete the row"
-        )
+        found("warning", "text-null-word", row, what, "If the text is missing, empty the cell or delete the row")
     if text.isascii() and text.isprintable():
         return
     if match := SURROGATE.search(text):

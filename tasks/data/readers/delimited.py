@@ -23,10 +23,7 @@ CELL_LIMIT = 1 << 28
 SAMPLE_LINES = 1000
 SAMPLE_CHARACTERS = 1 << 18
 LINE_END = re.compile(r"\r\n|\r|\n")
-MEND = (
-    "Put a text that holds the separator or a line break in double quotes, "
-    "and write a double quote inside it twice"
-)
+MEND = "Put a text that holds the separator or a line break in double quotes, and write a double quote inside it twice"
 
 Record = tuple[int, list[str]]  # line on which it starts, cells
 
@@ -82,9 +79,7 @@ def tables(file: File, chunk: int) -> Iterator[Table]:
             if not bad.count:
                 yield _table(file.source, names, part, notes)
         if not rows and bad.count > 1:
-            bad.raise_if_any(
-                f"No row fits the header ({', '.join(names)}): does it lack a name? Else: {MEND}"
-            )
+            bad.raise_if_any(f"No row fits the header ({', '.join(names)}): does it lack a name? Else: {MEND}")
         bad.raise_if_any(MEND)
         if not rows:
             raise DataError(f"{file.source} has a header ({', '.join(names)}) but no rows")
@@ -147,9 +142,7 @@ def _records(stream: Iterable[str], dialect: Dialect, bad: Malformed, notes: lis
                 continue
             cells = next(csv.reader(list(lines.held), **dialect.options))
             if not noted:
-                notes.append(
-                    f"line {start}: a quote inside quotes is not written twice; read as {_cut(cells[0])!r}"
-                )
+                notes.append(f"line {start}: a quote inside quotes is not written twice; read as {_cut(cells[0])!r}")
                 noted = True
         if cells:
             yield start, cells
@@ -164,9 +157,7 @@ def _opening(start: int, held: Sequence[str], dialect: Dialect) -> str:
     return f"{line}: the quote opened here is not closed where the text ends: {_cut(cells[last])!r}"
 
 
-def _fitting(
-    records: Iterable[Record], names: Sequence[str], dialect: Dialect, bad: Malformed
-) -> Iterator[Record]:
+def _fitting(records: Iterable[Record], names: Sequence[str], dialect: Dialect, bad: Malformed) -> Iterator[Record]:
     """Records as wide as the header; others go to `bad`."""
     width = len(names)
     for line, cells in records:

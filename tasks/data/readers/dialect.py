@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 SEPARATORS = (",", ";", "\t", "|")
 NAMES = {",": "','", ";": "';'", "\t": "tab", "|": "'|'"}
-# A file of one column has no separator; csv wants one: the control character "unit separator" is in no text.
-NONE = "\x1f"
-SAMPLE_RECORDS = 200
+# A file of one column has no separator, but csv wants one: NUL, which no file may hold (see encoding.py).
+NONE = "\0"
 
 
 @dataclass(frozen=True)
@@ -48,30 +47,36 @@ def detect_dialect(sample: Sequence[str], suffix_separator: str) -> Dialect:
     order = [suffix_separator, *(s for s in SEPARATORS if s != suffix_separator)]
     best, best_score = Dialect(NONE), -1.0
     for separator in order:
-        for quoted in (True, False) if separator == "\t" else (True,):
-            dialect = _with_space(sample, Dialect(separator, quoted))
-            score = _score(sample, dialect)
-            # Plain quotes must be clearly right: quoting is the rule where both fit.
-            if score > best_score:
-                best, best_score = dialect, score
+        dialect = _with_space(sample, Dialect(separator))
+        score = _score(sample, dialect)
+        if score > best_score:
+            best, best_score = dialect, score
+    # Tab-separated files often have plain quotes: where quoting breaks off and every line fits without it.
+    plain = Dialect("\t", quoted=False)
+    if best.separator == "\t" and _has_stray_quote(sample, best) and _score(sample, plain) == 1.0:
+        return plain
     return best
 
 
 def _with_space(sample: Sequence[str], dialect: Dialect) -> Dialect:
     header = next(csv.reader(sample, **dialect.options), [])
     spaced = len(header) > 1 and all(name.startswith(" ") for name in header[1:])
-    return Dialect(dialect.separator, dialect.quoted, spaced)
+    return Dialect(dialect.separator, space_after=spaced)
 
 
 def _score(sample: Sequence[str], dialect: Dialect) -> float:
     """Share of records as wide as the header; -1 where the header has one cell."""
-    records = [cells for cells in csv.reader(sample, **dialect.options) if cells][: SAMPLE_RECORDS + 1]
+    records = [cells for cells in csv.reader(sample, **dialect.options) if any(cell.strip() for cell in cells)]
     if not records or len(records[0]) < 2:
         return -1.0
     header, *body = records
-    if not body:
-        return 1.0
-    fits = sum(len(cells) == len(header) for cells in body)
-    # Tab-separated files often have plain quotes. Read as quoting they swallow lines: those count as misfits.
-    swallowed = sum(cell.count("\n") for cells in body for cell in cells) if dialect.separator == "\t" else 0
-    return fits / (len(body) + swallowed)
+    return sum(len(cells) == len(header) for cells in body) / len(body) if body else 1.0
+
+
+def _has_stray_quote(sample: Sequence[str], dialect: Dialect) -> bool:
+    try:
+        for _ in csv.reader(sample, strict=True, **dialect.options):
+            pass
+    except csv.Error:
+        return True
+    return False

@@ -16,9 +16,7 @@ from modernbert.errors import DataError
 from tasks.data.readers.source import File
 
 BLOCK = 1 << 20
-SAMPLE = (
-    1 << 16
-)  # bytes of non-UTF-8 lines that a guess rests on; more made no difference, less does on short lines
+SAMPLE = 1 << 16  # bytes of non-UTF-8 lines that a guess rests on; more made no difference, less does on short lines
 
 # UTF-32 before UTF-16: its little-endian mark starts with UTF-16's.
 BOMS = (
@@ -127,9 +125,7 @@ def _guess(file: File) -> tuple[str, list[str]]:
         )
     best = from_bytes(bytes(sample), cp_isolation=CANDIDATES).best()
     if best is None:
-        raise DataError(
-            f"{file.source}: line {first_bad} is not valid UTF-8 and no encoding fits: save it as UTF-8"
-        )
+        raise DataError(f"{file.source}: line {first_bad} is not valid UTF-8 and no encoding fits: save it as UTF-8")
     # cp1252 is what Windows programs of the West write, and they are most. It wins where it reads the same,
     # and where the sample is too short to tell the language (coherence 0) but is plausible in it.
     plain = best.coherence == 0 and from_bytes(bytes(sample), cp_isolation=["cp1252"]).best() is not None

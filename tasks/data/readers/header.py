@@ -19,7 +19,5 @@ def column_names(source: str, header: Sequence[Any]) -> tuple[list[str], list[st
     for name in names:
         places = [str(i) for i, other in enumerate(names, start=1) if other == name]
         if len(places) > 1:
-            raise DataError(
-                f"{source}: columns {', '.join(places)} are all called {name!r}: rename all but one"
-            )
+            raise DataError(f"{source}: columns {', '.join(places)} are all called {name!r}: rename all but one")
     return names, notes

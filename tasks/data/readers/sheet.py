@@ -31,11 +31,7 @@ def tables(file: File, chunk: int) -> Iterator[Table]:
         sheet = book.worksheets[0]
         sheet.reset_dimensions()  # written by other programs, they are often wrong
         names_of_sheets = book.sheetnames
-        notes = (
-            [f"sheet {names_of_sheets[0]!r}, the first of {len(names_of_sheets)}"]
-            if names_of_sheets[1:]
-            else []
-        )
+        notes = [f"sheet {names_of_sheets[0]!r}, the first of {len(names_of_sheets)}"] if names_of_sheets[1:] else []
         rows = (
             (number, cells)
             for number, cells in enumerate(sheet.iter_rows(values_only=True), start=1)

@@ -65,9 +65,7 @@ def locate(source: str) -> File | HubSet:
         return _hub_set(source)
     path = Path(source).expanduser()
     if path.is_dir():
-        raise DataError(
-            f"{source} is a folder: name one file in it{_list(_data_files(path), ', for example ')}"
-        )
+        raise DataError(f"{source} is a folder: name one file in it{_list(_data_files(path), ', for example ')}")
     if not path.exists():
         if _may_be_hub_name(source):
             return HubSet(source, source, None, "train")
@@ -84,9 +82,7 @@ def format_of(path: Path) -> tuple[str | None, bool]:
     """The format that a file's name says (`None`: unknown) and whether it is gzip-compressed."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     compressed = suffixes[-1:] == [".gz"]
-    kind = (
-        FORMATS.get(suffixes[-2] if compressed and len(suffixes) > 1 else suffixes[-1]) if suffixes else None
-    )
+    kind = FORMATS.get(suffixes[-2] if compressed and len(suffixes) > 1 else suffixes[-1]) if suffixes else None
     if compressed and kind not in TEXT_FORMATS:
         kind = None
     return kind, compressed
@@ -122,9 +118,7 @@ def _may_be_hub_name(source: str) -> bool:
     looks_like_path = source.startswith(("/", ".", "~")) or "\\" in source or source.count("/") > 1
     owner = Path(source).parent
     folder_is_there = str(owner) != "." and owner.is_dir()
-    return not (
-        looks_like_path or folder_is_there or any(c.isspace() for c in source) or "." in Path(source).name
-    )
+    return not (looks_like_path or folder_is_there or any(c.isspace() for c in source) or "." in Path(source).name)
 
 
 def _data_files(folder: Path) -> list[str]:

@@ -34,9 +34,7 @@ def join(tables: Iterable[Table]) -> Table:
     """One table of all chunks; they have the same columns. Needs at least one chunk."""
     chunks = iter(tables)
     first = next(chunks)
-    whole = Table(
-        first.source, {name: list(values) for name, values in first.columns.items()}, list(first.rows)
-    )
+    whole = Table(first.source, {name: list(values) for name, values in first.columns.items()}, list(first.rows))
     whole.notes += first.notes
     for chunk in chunks:
         for name, values in whole.columns.items():

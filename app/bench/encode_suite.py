@@ -1,0 +1,203 @@
+"""`modernbert bench encode`: texts to sentence vectors, tokenising included, beside sentence-transformers.
+
+Dimensions: N texts, D hidden.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from omegaconf import DictConfig
+from rich.table import Table
+
+from app import console
+from app.bench import report
+from app.bench.measure import Ratio, cpus, device_clock, paired, ratio, walls
+from app.bench.quiet import quiet_transformers
+from app.compose import plain
+from app.threads import use_threads
+from modernbert import load_encoder, pooling
+from modernbert.errors import BackendError, ConfigError
+from modernbert.sources import resolve
+from modernbert.weights import Encoder
+from tasks.data import readers
+from tasks.data.examples import TextExamples
+from tasks.data.module import AUTO_TOKENS
+from tasks.data.sampler import inference_batches
+from tasks.data.tokenise import load_tokenizer, tokenise
+from tasks.run import choose_device
+
+OURS, THEIRS = "ours", "sentence-transformers"
+#: Largest difference of a coordinate between the two, of vectors of length 1: fp32, and bf16's three digits.
+AGREEMENT = {"cpu": 1e-5, "cuda": 2e-2}
+#: Words of a generated text: log-normal, so that most are short; with special tokens about 77 tokens each.
+MEDIAN_WORDS, SPREAD, FEWEST_WORDS, MOST_WORDS = 60, 0.7, 3, 250
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The keys of conf/bench_encode.yaml but `json`.
+
+    Raises:
+        ConfigError: for a value outside its range.
+    """
+
+    source: str
+    input: str | None
+    column: str | None
+    texts: int
+    batch_size: int
+    rounds: int
+    device: str
+    threads: int | None
+
+    def __post_init__(self) -> None:
+        for key in ("texts", "batch_size", "rounds"):
+            if getattr(self, key) < 1:
+                raise ConfigError(f"{key}={getattr(self, key)}: allowed is 1 or more.")
+        if (self.input is None) != (self.column is None):
+            raise ConfigError("input=<file> and column=<name> go together; without both, texts are generated.")
+
+
+def main(cfg: DictConfig) -> int:
+    """Encode the texts on both sides in turns; returns the exit status."""
+    settings = Settings(**{key: value for key, value in plain(cfg).items() if key != "json"})
+    report.check_target(cfg.json)
+    if importlib.util.find_spec("sentence_transformers") is None:
+        raise ConfigError("sentence-transformers is not installed: pip install 'modernbert[peers]'.")
+    use_threads(settings.threads)
+    device, folder = choose_device(settings.device), resolve(settings.source)
+    texts = read_texts(settings) if settings.input else generated(folder, settings.texts)
+    row = measure(settings, folder, texts, device)
+    found = report.document("encode", device, torch.get_num_threads(), asdict(settings), rows=[row])
+    report.emit(cfg.json, found, table(row), (verdict(row),))
+    return 0
+
+
+def measure(settings: Settings, folder: Path, texts: list[str], device: torch.device) -> dict[str, Any]:
+    """Both sides on the same texts, and how far their vectors differ, as a JSON object.
+
+    Raises:
+        BackendError: the vectors differ, so that the times compare different things.
+    """
+    from sentence_transformers import SentenceTransformer
+
+    quiet_transformers()
+    theirs = SentenceTransformer(str(folder), device=str(device))
+    limit = int(theirs.max_seq_length or 512)
+    ours = Embedder(folder, limit, device)
+    half = device.type == "cuda"
+    if half:
+        theirs.bfloat16()
+    work = {
+        OURS: lambda: ours.encode(texts),
+        THEIRS: lambda: theirs.encode(texts, batch_size=settings.batch_size, show_progress_bar=False),
+    }
+    difference = float(np.abs(work[OURS]() - np.asarray(work[THEIRS](), dtype=np.float32)).max())
+    if not difference <= AGREEMENT[device.type]:
+        raise BackendError(
+            f"vectors of {settings.source} differ by {difference:.1e} (allowed {AGREEMENT[device.type]:.0e}): "
+            "this bench does mean pooling and normalises, which fits models like all-MiniLM-L6-v2."
+        )
+    # The comparison above has warmed both.
+    timings = paired(work, settings.rounds, device_clock(device), warmup=0)
+    tokens = int(ours.tokens(texts).lengths.sum())
+    return {
+        "source": settings.source,
+        "texts": len(texts),
+        "tokens": tokens,
+        "max_length": limit,
+        "max_difference": difference,
+        "sides": {name: _speed(walls(samples), cpus(samples), len(texts)) for name, samples in timings.items()},
+        "ratio": ratio(walls(timings[THEIRS]), walls(timings[OURS])).to_json(),
+        "cpu_ratio": ratio(cpus(timings[THEIRS]), cpus(timings[OURS])).to_json(),
+    }
+
+
+class Embedder:
+    """Texts to vectors of length 1: tokenise, packed encoder, mean of the tokens; as all-MiniLM-L6-v2 does."""
+
+    def __init__(self, folder: Path, max_length: int, device: torch.device) -> None:
+        self.tokenizer, self.max_length, self.device = load_tokenizer(folder), max_length, device
+        self.encoder: Encoder = load_encoder(folder).to(device)
+
+    def tokens(self, texts: Sequence[str]) -> Any:
+        return tokenise(self.tokenizer, texts, None, self.max_length)
+
+    @torch.inference_mode()
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """(N, D) fp32, in the order of the texts."""
+        examples = TextExamples(self.tokens(texts))
+        out = torch.empty(len(texts), self.encoder.config.hidden_size, device=self.device)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"):
+            for indices in inference_batches(examples.lengths, AUTO_TOKENS[self.device.type]):
+                batch = examples.collate(indices.tolist()).to(self.device)
+                vectors = pooling.mean(self.encoder(batch.packed), batch.packed)
+                out[batch.index] = F.normalize(vectors.float(), dim=-1)
+        return out.cpu().numpy()
+
+
+def read_texts(settings: Settings) -> list[str]:
+    """The first `texts` non-empty texts of a column.
+
+    Raises:
+        ConfigError: no such column, or no text in it.
+    """
+    found = readers.read(str(settings.input))
+    columns = ", ".join(map(repr, found.columns))
+    if settings.column not in found.columns:
+        raise ConfigError(f"column={settings.column}: {settings.input} has {columns}.")
+    cells = (cell for cell in found.columns[str(settings.column)] if isinstance(cell, str) and cell.strip())
+    texts = [cell for cell, _ in zip(cells, range(settings.texts), strict=False)]
+    if not texts:
+        raise ConfigError(f"column={settings.column} of {settings.input} holds no text.")
+    return texts
+
+
+def generated(folder: Path, count: int, seed: int = 0) -> list[str]:
+    """Texts of whole words of the vocabulary, with the lengths of short documents."""
+    source = np.random.default_rng(seed)
+    tokens = load_tokenizer(folder).get_vocab()
+    vocabulary = sorted(word for word in tokens if word.isascii() and word.isalpha())
+    drawn = source.lognormal(np.log(MEDIAN_WORDS), SPREAD, count)
+    lengths = np.clip(drawn, FEWEST_WORDS, MOST_WORDS).astype(int)
+    return [" ".join(source.choice(vocabulary, length)) for length in lengths]
+
+
+def table(row: dict[str, Any]) -> Table:
+    """A line a side."""
+    columns = ["side", "texts/s", "seconds", "CPU s"]
+    rows = [
+        [name, f"{found['texts_per_s']:,.0f}", f"{found['wall_s']:.2f}", f"{found['cpu_s']:.2f}"]
+        for name, found in row["sides"].items()
+    ]
+    return console.table(columns, rows, right=columns[1:])
+
+
+def verdict(row: dict[str, Any]) -> str:
+    """What was encoded, the ratios, and how far the vectors differ."""
+    mean = row["tokens"] / row["texts"]
+    return (
+        f"\n{row['texts']:,} texts of {mean:.0f} tokens on average, at most {row['max_length']}; "
+        "tokenising included.\n"
+        f"{THEIRS} over ours, median of rounds (smallest-largest): wall time {Ratio(**row['ratio'])}, "
+        f"CPU time {Ratio(**row['cpu_ratio'])}\n"
+        f"largest difference of a coordinate: {row['max_difference']:.1e}"
+    )
+
+
+def _speed(wall: Sequence[float], cpu: Sequence[float], texts: int) -> dict[str, float]:
+    seconds = statistics.median(wall)
+    return {
+        "texts_per_s": round(texts / seconds, 1),
+        "wall_s": round(seconds, 4),
+        "cpu_s": round(statistics.median(cpu), 4),
+    }

@@ -1,0 +1,67 @@
+"""The HTML and CSS of the page: escaping, tables, one style sheet."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+#: Colours are the theme's own variables, so that everything is right in light and dark.
+STYLE = """
+.gradio-container { max-width: 60rem !important; margin-inline: auto; }
+footer .divider:first-child { display: none !important; }
+
+.answer { display: flex; flex-direction: column; gap: 0.75rem; padding: 0.5rem; overflow-wrap: anywhere; }
+.answer p { margin: 0; }
+.answer .verdict { font-size: 1.5rem; font-weight: 600; line-height: 1.3; }
+.answer .quiet { color: var(--body-text-color-subdued); }
+.answer .notice { border-left: 4px solid var(--color-accent); padding: 0.25rem 0.75rem;
+  background: var(--background-fill-secondary); }
+.answer ul { list-style: none; margin: 0; padding: 0; display: flex; flex-direction: column; gap: 0.6rem; }
+.answer li { display: grid; grid-template-columns: 1fr auto; gap: 0.15rem 1rem; margin: 0; }
+.answer li .share { font-variant-numeric: tabular-nums; }
+.answer li.chosen { font-weight: 600; }
+.answer .track { grid-column: 1 / -1; position: relative; height: 0.6rem; border-radius: 0.3rem;
+  background: var(--border-color-primary); }
+.answer .fill { display: block; height: 100%; min-width: 2px; border-radius: inherit;
+  background: var(--body-text-color-subdued); }
+.answer li.chosen .fill { background: var(--color-accent); }
+.answer .limit { position: absolute; top: -0.2rem; bottom: -0.2rem; width: 2px;
+  background: var(--body-text-color); }
+.answer details { margin-top: 0.75rem; }
+.answer summary { cursor: pointer; color: var(--body-text-color-subdued); }
+.answer summary + ul { margin-top: 0.75rem; }
+
+.rows { overflow: auto; max-height: 30rem; border: 1px solid var(--border-color-primary);
+  border-radius: var(--block-radius); }
+.rows table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+.rows th { position: sticky; top: 0; background: var(--background-fill-secondary); }
+.rows th, .rows td { text-align: left; vertical-align: top; padding: 0.4rem 0.75rem; }
+.rows td { border-top: 1px solid var(--border-color-primary); }
+.rows td.long { min-width: 16rem; }
+"""
+#: Characters from which a cell gets room to wrap into lines of a readable width.
+LONG = 30
+
+
+def escape(text: Any) -> str:
+    """Text inside HTML. Gradio fills the result into a template of its own, so braces are written out too."""
+    return html.escape(str(text)).replace("{", "&#123;").replace("}", "&#125;").replace("$", "&#36;")
+
+
+def table(label: str, headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table that scrolls in its own frame, by finger and by keyboard; a missing cell is empty.
+
+    (gr.Dataframe widens the whole page on a phone.)
+    """
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in headers)
+    body = "".join(f"<tr>{''.join(map(cell, row))}</tr>" for row in rows)
+    return (
+        f'<div class="rows" tabindex="0" role="region" aria-label="{escape(label)}">'
+        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def cell(value: Any) -> str:
+    text = "" if value is None else str(value)
+    return f"<td{' class=long' if len(text) >= LONG else ''}>{escape(text)}</td>"
