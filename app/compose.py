@@ -88,9 +88,8 @@ def compose(config: str, words: Sequence[str], own: Path | None = None, complete
     choices = _choices(config, overrides, catalog)
     known = {key.path: key for key in catalog.keys(config, choices)}
     _check_keys(overrides, choices, known)
-    cfg = _hydra(
-        config, [_forced(word, override, known) for word, override in zip(words, overrides, strict=True)], own
-    )
+    forced = [_forced(word, override, known) for word, override in zip(words, overrides, strict=True)]
+    cfg = _hydra(config, forced, own)
     if own is not None:
         _check_own_files(cfg, config, choices)
     _check_values(cfg, overrides, known)
@@ -108,9 +107,7 @@ def plain(cfg: DictConfig, resolve: bool = True) -> dict[str, Any]:
 
 def _forced(word: str, override: Override, known: Mapping[str, Key]) -> str:
     """A key below one that is `{}` by default is new to Hydra and is forced: `++data.columns.text=body`."""
-    below = any(
-        _is_forced(key) and override.key_or_group.startswith(key.path + ".") for key in known.values()
-    )
+    below = any(_is_open(key) and override.key_or_group.startswith(key.path + ".") for key in known.values())
     return f"++{word.lstrip('+')}" if below else word
 
 
@@ -153,23 +150,21 @@ def _choices(config: str, overrides: Sequence[Override], catalog: Catalog) -> di
     return choices
 
 
-def _check_keys(
-    overrides: Sequence[Override], choices: Mapping[str, str | None], known: Mapping[str, Key]
-) -> None:
+def _check_keys(overrides: Sequence[Override], choices: Mapping[str, str | None], known: Mapping[str, Key]) -> None:
     paths = sorted({*known, *choices})
     for override in overrides:
         key = override.key_or_group
         # `task.class_weights={spam: 2}` replaces a leaf; `data.columns={text: body}` merges into a branch.
         if key in choices or key in known or any(_within(path, key) for path in known):
             continue
-        if any(_is_forced(owner) and _within(key, owner.path) for owner in known.values()):
+        if any(_is_open(owner) and _within(key, owner.path) for owner in known.values()):
             continue
         parent, _, last = key.rpartition(".")
-        if parent in known:
+        if parent in known and known[parent].value is None:
             raise UsageError(f"'{key}' is not a key, '{parent}' is: {parent}={{{last}: …}}.")
         best = closest(key, paths)
-        hint = f" Did you mean {best}?" if best else ""
-        raise UsageError(f"'{key}' is not a key.{hint}{'' if hint else ' --help lists all keys.'}")
+        hint = f"Did you mean {best}?" if best else "--help lists all keys."
+        raise UsageError(f"'{key}' is not a key. {hint}")
 
 
 def _check_own_files(cfg: DictConfig, config: str, choices: Mapping[str, str | None]) -> None:
@@ -188,12 +183,11 @@ def _check_own_files(cfg: DictConfig, config: str, choices: Mapping[str, str | N
         raise UsageError(f"'{path}', set in a file under --config-dir, is not a key.{hint}")
     for path in sorted(expected):
         if not path.startswith(("task.", "data.columns.")) and not any(_within(f, path) for f in found):
-            raise UsageError(
-                f"'{path}' is missing in your file; start it with `defaults: [_shared, _self_]`."
-            )
+            raise UsageError(f"'{path}' is missing in your file; start it with `defaults: [_shared, _self_]`.")
 
 
-def _is_forced(key: Key) -> bool:
+def _is_open(key: Key) -> bool:
+    """Whether a person may add keys below it."""
     return key.value == {}
 
 

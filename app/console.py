@@ -69,9 +69,7 @@ def error(message: str, mark: str = "error ") -> None:
 def bug(exception: BaseException) -> Path:
     """Report an error that is our fault: a short message, with the trace and the versions in a file."""
     trace = "".join(traceback.format_exception(exception))
-    with tempfile.NamedTemporaryFile(
-        "w", prefix="modernbert-", suffix=".txt", delete=False, encoding="utf-8"
-    ) as file:
+    with tempfile.NamedTemporaryFile("w", prefix="modernbert-", suffix=".txt", delete=False, encoding="utf-8") as file:
         file.write(f"{' '.join(sys.argv)}\n{_versions()}\n\n{trace}")
     what = "".join(traceback.format_exception_only(exception)).strip().split("\n")[0]
     error(f"this is a bug in modernbert: {what}")

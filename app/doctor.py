@@ -9,7 +9,7 @@ from tasks.data.schema import Report
 
 
 class Doctor:
-    """Prints each finding of a report once; errors stop the command, with every warning already shown."""
+    """Prints each warning of a report once; then errors, if there are any, stop the command."""
 
     def __init__(self) -> None:
         self.shown: set[str] = set()
@@ -20,11 +20,10 @@ class Doctor:
         Raises:
             DataError: the report holds errors.
         """
-        if not report.errors:
-            lines = report.lines()
-            for line in lines:
-                if line not in self.shown:
-                    style = "yellow" if line.startswith("warning") else ""
-                    console.err().print(Text(line, style=style), soft_wrap=True)
-            self.shown.update(lines)
+        lines = report.lines("warning")
+        for line in lines:
+            if line not in self.shown:
+                style = "yellow" if line.startswith("warning") else ""
+                console.err().print(Text(line, style=style), soft_wrap=True)
+        self.shown.update(lines)
         report.raise_if_errors()

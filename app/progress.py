@@ -77,9 +77,7 @@ class TrainingBar(ProgressBar):
     ) -> None:
         now = self.clock()
         done: Any = pl_module.throughput
-        self.steps.add(
-            now - self.mark, done.tokens, done.micro_batches, trainer.callback_metrics.get("train_loss")
-        )
+        self.steps.add(now - self.mark, done.tokens, done.micro_batches, trainer.callback_metrics.get("train_loss"))
         self.mark = now
         if not self.enabled:
             return
@@ -109,9 +107,7 @@ class TrainingBar(ProgressBar):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._close()
 
-    def on_exception(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         self._close()
 
     def print(self, *args: Any, **kwargs: Any) -> None:

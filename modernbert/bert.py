@@ -52,8 +52,11 @@ class BertEncoder(nn.Module):
         self.embeddings = Embeddings(config, dropout)
         self.layers = nn.ModuleList([Layer(config, dropout) for _ in range(config.num_layers)])
 
-    def forward(self, packed: Packed) -> Tensor:
-        """The (T, D) vectors of a pack.
+    def forward(self, packed: Packed, rows: Tensor | None = None) -> Tensor:
+        """The (T, D) vectors of a pack; with `rows` (R,) int64 only the (R, D) of those tokens.
+
+        A head that reads the first token alone asks for those rows: after its attention the last layer then works
+        on them only, which saves three quarters of its matrix products (an eighth of a 6-layer encoder's).
 
         Raises:
             EncoderError: a sequence longer than `config.max_positions`, or (on the CPU) an id or segment
@@ -64,8 +67,9 @@ class BertEncoder(nn.Module):
         layout = Layout(packed)
         recompute = self.gradient_checkpointing and self.training
         hidden = self.embeddings(packed, layout)
-        for layer in self.layers:
-            hidden = run_layer(layer, recompute, hidden, layout)
+        last = len(self.layers) - 1
+        for i, layer in enumerate(self.layers):
+            hidden = run_layer(layer, recompute, hidden, layout, rows if i == last else None)
         return hidden
 
     @torch.no_grad()
@@ -130,9 +134,7 @@ class Embeddings(nn.Module):
 
     def forward(self, packed: Packed, layout: Layout) -> Tensor:
         """A pack -> (T, D)."""
-        positions = (
-            self._roberta_positions(packed.input_ids, layout) if self.counts_from_pad else layout.positions
-        )
+        positions = self._roberta_positions(packed.input_ids, layout) if self.counts_from_pad else layout.positions
         summed = self.word_embeddings(packed.input_ids)
         if packed.token_type_ids is None:
             summed = summed + self.token_type_embeddings.weight[0]
@@ -168,10 +170,13 @@ class Layer(nn.Module):
         self.mlp_out = nn.Linear(config.intermediate_size, size)
         self.mlp_norm = nn.LayerNorm(size, eps=config.norm_eps)
 
-    def forward(self, hidden: Tensor, layout: Layout) -> Tensor:
-        """(T, D) -> (T, D)."""
+    def forward(self, hidden: Tensor, layout: Layout, rows: Tensor | None = None) -> Tensor:
+        """(T, D) -> (T, D), or (R, D) of `rows`: every token is attended to, these alone go on."""
         qkv = self.qkv(hidden).view(hidden.shape[0], 3, self.num_heads, -1)
-        update = self.attention_out(attention(qkv, layout).flatten(1))
+        mixed = attention(qkv, layout).flatten(1)
+        if rows is not None:
+            hidden, mixed = hidden[rows], mixed[rows]
+        update = self.attention_out(mixed)
         hidden = self._close(hidden, update, self.attention_dropout, self.attention_norm)
         update = self.mlp_out(F.gelu(self.mlp_in(hidden)))
         return self._close(hidden, update, self.mlp_dropout, self.mlp_norm)

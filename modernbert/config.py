@@ -52,9 +52,7 @@ class EncoderConfig:
     attention_dropout: float
     mlp_dropout: float
     initializer_range: float
-    initializer_cutoff: (
-        float | None
-    )  # truncation of the initial normal in standard deviations; None: not truncated
+    initializer_cutoff: float | None  # truncation of the initial normal in standard deviations; None: not truncated
     windows: tuple[int | None, ...]  # a layer: tokens seen on each side (distance <= window), None for all
     thetas: tuple[float, ...]  # a layer: the base of its rotary angles; empty where positions are learned
     type_vocab_size: int  # BERT segments; 0 where there are none
@@ -77,9 +75,7 @@ def read_config(folder: Path | str) -> EncoderConfig:
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise EncoderError(
-            f"{path} is missing: an encoder folder needs config.json and model.safetensors"
-        ) from None
+        raise EncoderError(f"{path} is missing: an encoder folder needs config.json and model.safetensors") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise EncoderError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(raw, dict):
@@ -113,9 +109,7 @@ class _Fields:
         if value is None:
             raise EncoderError(f"{self.source}: the field {name} is missing")
         if isinstance(value, bool) or not isinstance(value, int | float) or kind(value) != value:
-            raise EncoderError(
-                f"{self.source}: {name}={value!r} must be {'an integer' if kind is int else 'a number'}"
-            )
+            raise EncoderError(f"{self.source}: {name}={value!r} must be {'an integer' if kind is int else 'a number'}")
         return kind(value)
 
     def integer(self, name: str, default: int | None = None) -> int:
@@ -158,11 +152,10 @@ def _modernbert(fields: _Fields) -> EncoderConfig:
     layers = fields.integer("num_hidden_layers")
     kinds = _layer_kinds(fields, layers)
     theta = _thetas(fields)
-    reach = fields.integer("local_attention", 128) // 2
+    span = fields.integer("local_attention", 128)
+    reach = span // 2
     if SLIDING in kinds and reach < 1:
-        raise EncoderError(
-            f"{fields.source}: local_attention={fields.integer('local_attention')} must be at least 2 (tokens on both sides)"
-        )
+        raise EncoderError(f"{fields.source}: local_attention={span} must be at least 2 (tokens on both sides)")
     return EncoderConfig(
         family="modernbert",
         hidden_size=fields.integer("hidden_size"),
@@ -197,9 +190,7 @@ def _layer_kinds(fields: _Fields, layers: int) -> list[str]:
             raise EncoderError(f"{fields.source}: global_attn_every_n_layers={every} must be at least 1")
         return [SLIDING if i % every else GLOBAL for i in range(layers)]
     if not isinstance(kinds, list) or len(kinds) != layers:
-        raise EncoderError(
-            f"{fields.source}: layer_types={kinds!r} must list num_hidden_layers={layers} names"
-        )
+        raise EncoderError(f"{fields.source}: layer_types={kinds!r} must list num_hidden_layers={layers} names")
     unknown = sorted({str(kind) for kind in kinds if kind not in (GLOBAL, SLIDING)})
     if unknown:
         raise EncoderError(
@@ -289,8 +280,6 @@ def _check_sizes(config: EncoderConfig, fields: _Fields) -> None:
             f"num_attention_heads={config.num_heads}"
         )
     if config.thetas and config.head_dim % 2:
-        raise EncoderError(
-            f"{fields.source}: a head of {config.head_dim} features is odd: rotary positions need pairs"
-        )
+        raise EncoderError(f"{fields.source}: a head of {config.head_dim} features is odd: rotary positions need pairs")
     fields.require("head_dim", (config.head_dim, None))
     fields.require("num_key_value_heads", (config.num_heads, None))

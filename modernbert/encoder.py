@@ -44,8 +44,8 @@ class ModernBertEncoder(nn.Module):
         self.layers = nn.ModuleList([Layer(config, i, dropout) for i in range(config.num_layers)])
         self.final_norm = nn.LayerNorm(config.hidden_size, eps=config.norm_eps, bias=config.norm_bias)
 
-    def forward(self, packed: Packed) -> Tensor:
-        """The (T, D) vectors of a pack.
+    def forward(self, packed: Packed, rows: Tensor | None = None) -> Tensor:
+        """The (T, D) vectors of a pack; with `rows` (R,) int64 only the (R, D) of those tokens (see BertEncoder).
 
         Raises:
             EncoderError: a sequence longer than `config.max_positions`, or (on the CPU) an id outside the vocabulary.
@@ -53,15 +53,14 @@ class ModernBertEncoder(nn.Module):
         """
         check_pack(packed, self.config, self.final_norm.weight.device)
         layout = Layout(packed)
-        tables = {
-            theta: rope_table(layout.positions, self.config.head_dim, theta)
-            for theta in set(self.config.thetas)
-        }
+        tables = {theta: rope_table(layout.positions, self.config.head_dim, theta) for theta in set(self.config.thetas)}
         recompute = self.gradient_checkpointing and self.training
         residual: Tensor = self.embeddings(packed.input_ids)
         update: Tensor | None = None
-        for layer, theta in zip(self.layers, self.config.thetas, strict=True):
-            residual, update = run_layer(layer, recompute, residual, update, layout, tables[theta])
+        last = len(self.layers) - 1
+        for i, (layer, theta) in enumerate(zip(self.layers, self.config.thetas, strict=True)):
+            only = rows if i == last else None
+            residual, update = run_layer(layer, recompute, residual, update, layout, tables[theta], only)
         assert update is not None  # a configuration has at least one layer
         norm = self.final_norm
         return add_layer_norm(residual, update, norm.weight, norm.bias, norm.eps)[1]
@@ -85,23 +84,17 @@ class ModernBertEncoder(nn.Module):
     def from_hf(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Our state dict from tensors under their Hugging Face names (without prefix)."""
         order = self._row_order()
-        return {
-            n: v.index_select(0, order.to(v.device)) if ".attn.Wqkv." in n else v for n, v in tensors.items()
-        }
+        return {n: v.index_select(0, order.to(v.device)) if ".attn.Wqkv." in n else v for n, v in tensors.items()}
 
     def to_hf(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Tensors under their Hugging Face names (without prefix) from our state dict."""
         order = self._row_order().argsort()
-        return {
-            n: v.index_select(0, order.to(v.device)) if ".attn.Wqkv." in n else v for n, v in state.items()
-        }
+        return {n: v.index_select(0, order.to(v.device)) if ".attn.Wqkv." in n else v for n, v in state.items()}
 
     def _row_order(self) -> Tensor:
         """(3D,) the half-split row of Wqkv that stands at each of our rows; value rows stay."""
         size, dim = self.config.hidden_size, self.config.head_dim
-        heads = (
-            torch.arange(size, device="cpu").view(-1, dim)[:, pair_order(dim, torch.device("cpu"))].flatten()
-        )
+        heads = torch.arange(size, device="cpu").view(-1, dim)[:, pair_order(dim, torch.device("cpu"))].flatten()
         return torch.cat([heads, heads + size, torch.arange(2 * size, 3 * size, device="cpu")])
 
 
@@ -110,9 +103,7 @@ class Embeddings(nn.Module):
 
     def __init__(self, config: EncoderConfig, dropout: float | None) -> None:
         super().__init__()
-        self.tok_embeddings = nn.Embedding(
-            config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id
-        )
+        self.tok_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.norm_eps, bias=config.norm_bias)
         self.dropout = config.embedding_dropout if dropout is None else dropout
 
@@ -141,13 +132,22 @@ class Layer(nn.Module):
         self.mlp = Mlp(config, dropout)
 
     def forward(
-        self, residual: Tensor, update: Tensor | None, layout: Layout, rope: RopeTable
+        self,
+        residual: Tensor,
+        update: Tensor | None,
+        layout: Layout,
+        rope: RopeTable,
+        rows: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """(T, D) stream and (T, D) update before (None before the first layer) -> the same after the layer."""
+        """(T, D) stream and (T, D) update before (None before the first layer) -> the same after the layer.
+
+        With `rows` every token is attended to, but these (R,) alone go on: (R, D) each.
+        """
         normed, norm = residual, self.attn_norm
         if norm is not None and update is not None:
             residual, normed = add_layer_norm(residual, update, norm.weight, norm.bias, norm.eps)
-        update, norm = self.attn(normed, layout, rope), self.mlp_norm
+        update, norm = self.attn(normed, layout, rope, rows), self.mlp_norm
+        residual = residual if rows is None else residual[rows]
         residual, normed = add_layer_norm(residual, update, norm.weight, norm.bias, norm.eps)
         return residual, self.mlp(normed)
 
@@ -163,11 +163,11 @@ class Attention(nn.Module):
         self.Wqkv = nn.Linear(size, 3 * size, bias=bias)
         self.Wo = nn.Linear(size, size, bias=bias)
 
-    def forward(self, hidden: Tensor, layout: Layout, rope: RopeTable) -> Tensor:
-        """(T, D) -> (T, D)."""
+    def forward(self, hidden: Tensor, layout: Layout, rope: RopeTable, rows: Tensor | None = None) -> Tensor:
+        """(T, D) -> (T, D), or (R, D) of `rows`."""
         qkv = self.Wqkv(hidden).view(hidden.shape[0], 3, self.num_heads, -1)
-        mixed = attention(apply_rope(qkv, *rope), layout, self.window)
-        out = self.Wo(mixed.flatten(1))
+        mixed = attention(apply_rope(qkv, *rope), layout, self.window).flatten(1)
+        out = self.Wo(mixed if rows is None else mixed[rows])
         return F.dropout(out, self.dropout, self.training) if self.dropout else out
 
 

@@ -35,9 +35,7 @@ def check_pack(packed: Packed, config: EncoderConfig, device: torch.device) -> N
         )
     if device.type != "cpu":
         return
-    _check_range(
-        "token id", packed.input_ids, config.vocab_size, "the tokenizer belongs to another checkpoint"
-    )
+    _check_range("token id", packed.input_ids, config.vocab_size, "the tokenizer belongs to another checkpoint")
     if packed.token_type_ids is not None:
         segments = max(config.type_vocab_size, 1)
         _check_range("token_type_id", packed.token_type_ids, segments, "this encoder has no such segment")

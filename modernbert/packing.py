@@ -47,9 +47,7 @@ class Packed:
     def _check_boundaries(self) -> None:
         first, last = int(self.cu_seqlens[0]), int(self.cu_seqlens[-1])
         if first != 0 or last != self.num_tokens:
-            raise DataError(
-                f"cu_seqlens must run from 0 to T={self.num_tokens}, it runs from {first} to {last}"
-            )
+            raise DataError(f"cu_seqlens must run from 0 to T={self.num_tokens}, it runs from {first} to {last}")
         lengths = self.lengths
         if int(lengths.min()) < 1:
             at = int((lengths < 1).nonzero()[0])
@@ -179,9 +177,7 @@ def _as_ids(what: str, index: int, row: Any) -> Tensor:
     # A memory-mapped array is read-only, which torch does not support: copied, it is short.
     ids = torch.as_tensor(row.copy() if isinstance(row, np.ndarray) else row)
     if ids.dim() != 1 or ids.numel() == 0:
-        raise DataError(
-            f"{what} {index} must be a non-empty one-dimensional sequence, not {tuple(ids.shape)}"
-        )
+        raise DataError(f"{what} {index} must be a non-empty one-dimensional sequence, not {tuple(ids.shape)}")
     if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
         raise DataError(f"{what} {index} must hold integers, not {ids.dtype}")
     return ids.long()

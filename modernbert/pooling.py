@@ -25,9 +25,7 @@ def mean(hidden: Tensor, packed: Packed) -> Tensor:
     )
     # Summed in fp32 at least: a bf16 sum over thousands of tokens loses three digits.
     wide = torch.promote_types(hidden.dtype, torch.float32)
-    sums = hidden.new_zeros(packed.batch_size, hidden.shape[1], dtype=wide).index_add(
-        0, owner, hidden.to(wide)
-    )
+    sums = hidden.new_zeros(packed.batch_size, hidden.shape[1], dtype=wide).index_add(0, owner, hidden.to(wide))
     return (sums / lengths[:, None]).to(hidden.dtype)
 
 

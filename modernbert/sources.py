@@ -73,9 +73,7 @@ def _download(source: str, revision: str | None) -> Path:
 
     at = f" at revision {revision!r}" if revision else ""
     try:
-        return Path(
-            snapshot_download(source, revision=revision, allow_patterns=WANTED, ignore_patterns=UNWANTED)
-        )
+        return Path(snapshot_download(source, revision=revision, allow_patterns=WANTED, ignore_patterns=UNWANTED))
     except HFValidationError:
         reason = "is neither a folder nor a hub name (owner/name)"
     except RevisionNotFoundError:

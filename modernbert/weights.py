@@ -74,9 +74,7 @@ def load_encoder(folder: Path | str, dropout: float | None = None) -> Encoder:
     _check_tensors(folder, tensors, expected, encoder.hf_buffers)
     state = encoder.from_hf({name: tensors[name].to(torch.float32) for name in expected})
     if {name: tuple(value.shape) for name, value in state.items()} != shapes:
-        raise EncoderError(
-            f"{folder}: the tensors do not map to the encoder's; this is a bug of the name mapping"
-        )
+        raise EncoderError(f"{folder}: the tensors do not map to the encoder's; this is a bug of the name mapping")
     encoder.load_state_dict(state, assign=True)
     return encoder.requires_grad_(True).eval()
 
@@ -104,9 +102,7 @@ def read_tensors(folder: Path | str) -> dict[str, Tensor]:
             with safe_open(folder / name, framework="pt") as file:
                 tensors.update({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118 (no mapping)
         except (OSError, SafetensorError) as error:
-            raise EncoderError(
-                f"{folder / name} cannot be read: {error}; download or copy it again"
-            ) from error
+            raise EncoderError(f"{folder / name} cannot be read: {error}; download or copy it again") from error
     return {_modern_name(name): value for name, value in tensors.items()}
 
 
@@ -147,9 +143,7 @@ def _shards(folder: Path) -> list[str]:
     for name in names:
         # A name from a file must not lead out of the folder, and never to a pickle.
         if Path(name).name != name or not name.endswith(".safetensors"):
-            raise EncoderError(
-                f"{folder / INDEX} names {name!r}; a shard is a .safetensors file of the same folder"
-            )
+            raise EncoderError(f"{folder / INDEX} names {name!r}; a shard is a .safetensors file of the same folder")
         if not (folder / name).is_file():
             raise EncoderError(f"{folder} lacks the shard {name} that its index names; download it again")
     return names
@@ -180,18 +174,12 @@ def _check_tensors(
         )
     for name, shape in expected.items():
         if tuple(tensors[name].shape) != shape:
-            raise EncoderError(
-                f"{folder}: {name} has shape {tuple(tensors[name].shape)}, config.json asks for {shape}"
-            )
+            raise EncoderError(f"{folder}: {name} has shape {tuple(tensors[name].shape)}, config.json asks for {shape}")
         if not tensors[name].is_floating_point():
-            raise EncoderError(
-                f"{folder}: {name} is {tensors[name].dtype}; quantised checkpoints are not loaded"
-            )
+            raise EncoderError(f"{folder}: {name} is {tensors[name].dtype}; quantised checkpoints are not loaded")
     # A tensor inside the encoder that nobody reads is a computation that would be left out (an adapter, say).
     roots = {name.split(".")[0] + "." for name in expected}
     unread = [name for name in tensors if name not in expected and name not in ignored]
     unread = [name for name in unread if any(name.startswith(root) for root in roots)]
     if unread:
-        raise EncoderError(
-            f"{folder}: {len(unread)} tensors of the encoder are not implemented, first {unread[0]}"
-        )
+        raise EncoderError(f"{folder}: {len(unread)} tensors of the encoder are not implemented, first {unread[0]}")

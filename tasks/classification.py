@@ -87,7 +87,7 @@ class Classification(Task):
 
     def forward(self, packed: Packed) -> Tensor:
         """Logits (B, L)."""
-        return self.head(self.encoder(packed), packed)
+        return self.head(self.head.read(self.encoder, packed))
 
     # -- learning ------------------------------------------------------------------------------------------
 

@@ -18,12 +18,13 @@ from modernbert import pooling
 from modernbert.config import EncoderConfig
 from modernbert.errors import ConfigError
 from modernbert.packing import Packed
+from modernbert.weights import Encoder
 
 Pooling = Literal["cls", "mean"]
 
 
 class SequenceHead(nn.Module):
-    """One vector of logits a sequence: `forward(hidden (T, D), packed) -> (B, L)`.
+    """One vector of logits a sequence: `forward(pooled (B, D)) -> (B, L)`.
 
     Args:
         config: of the encoder underneath; its family decides the head's layers.
@@ -61,8 +62,13 @@ class SequenceHead(nn.Module):
             self.classifier = last(size, outputs)
         initialise(self, float(config.raw.get("initializer_range", 0.02)))
 
-    def forward(self, hidden: Tensor, packed: Packed) -> Tensor:
-        pooled = pooling.cls(hidden, packed) if self.pool == "cls" else pooling.mean(hidden, packed)
+    def read(self, encoder: Encoder, packed: Packed) -> Tensor:
+        """The pooled vectors (B, D) of a pack. For the first token alone, the encoder skips what nobody reads."""
+        if self.pool == "cls":
+            return encoder(packed, rows=packed.cu_seqlens[:-1].long())
+        return pooling.mean(encoder(packed), packed)
+
+    def forward(self, pooled: Tensor) -> Tensor:
         if self.family == "modernbert":
             return self.classifier(self.drop(self.head(pooled)))
         if self.family == "roberta":

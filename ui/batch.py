@@ -55,7 +55,7 @@ class FileTab:
         )
         upload = gr.File(label="Table", file_types=FILES, height=140)
         about = gr.Markdown()
-        preview = gr.HTML(visible=False)
+        preview = gr.HTML(visible=False, apply_default_css=False)
         columns = [
             # A value that is not among the choices gets our message, not Gradio's.
             gr.Dropdown(
@@ -70,10 +70,12 @@ class FileTab:
         result = gr.File(label="Scored table", interactive=False, visible=False)
 
         seen = [about, preview, start, done, result, *columns]
-        upload.change(self.look, upload, seen, api_name="columns", show_progress="minimal")
+        looking = upload.change(self.look, upload, seen, api_name="columns", show_progress="minimal")
+        looking.failure(lambda: self.look(None), None, seen, api_visibility="private")
         scoring = start.click(
             self.score, [upload, *columns], [done, result, stop], api_name="score", show_progress_on=done
         )
+        scoring.failure(lambda: gr.update(visible=False), None, stop, api_visibility="private")
         stop.click(self.stopped, None, [done, stop], cancels=[scoring], api_visibility="private")
 
     @staticmethod
@@ -135,7 +137,8 @@ class FileTab:
                     writer.write(with_columns(table, self.run.task.to_columns(outputs)))
                     counts.add(table, outputs)
                     progress((counts.rows, total), desc="Scoring", unit="rows")
-                    yield f"{counted(counts.rows, 'row')} scored …", gr.update(), gr.update(visible=True)
+                    so_far = f"{counted(counts.rows, 'row')} scored …"
+                    yield so_far, gr.update(value=None, visible=False), gr.update(visible=True)
             # Gradio copies the file into its cache before it asks for the next value; then the folder goes.
             said = counts.in_words(self.run.schema.max_length)
             yield said, gr.update(value=str(target), visible=True), gr.update(visible=False)

@@ -8,8 +8,10 @@ from typing import Any
 
 #: Colours are the theme's own variables, so that everything is right in light and dark.
 STYLE = """
-.gradio-container { max-width: 60rem !important; margin-inline: auto; }
-footer .divider:first-child { display: none !important; }
+/* Without min-width the widest table would set the width of the page. */
+.gradio-container { width: 100%; min-width: 0 !important; max-width: min(60rem, 100vw) !important;
+  margin-inline: auto; }
+footer .divider { display: none !important; }
 
 .answer { display: flex; flex-direction: column; gap: 0.75rem; padding: 0.5rem; overflow-wrap: anywhere; }
 .answer p { margin: 0; }
@@ -37,8 +39,10 @@ footer .divider:first-child { display: none !important; }
 .rows table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 .rows th { position: sticky; top: 0; background: var(--background-fill-secondary); }
 .rows th, .rows td { text-align: left; vertical-align: top; padding: 0.4rem 0.75rem; }
+.rows th { font-weight: 600; }
 .rows td { border-top: 1px solid var(--border-color-primary); }
-.rows td.long { min-width: 16rem; }
+.rows td { white-space: nowrap; }
+.rows td.long { min-width: 16rem; white-space: pre-line; }
 """
 #: Characters from which a cell gets room to wrap into lines of a readable width.
 LONG = 30

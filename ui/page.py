@@ -145,7 +145,12 @@ def serving(run: Run, host: str, port: int) -> Iterator[str]:
 def theme() -> gr.Theme:
     """Gradio's own theme with fonts and contrast changed."""
     changed = gr.themes.Default(primary_hue=HUE, secondary_hue=HUE, font=FONT, font_mono=MONO)
-    return changed.set(block_info_text_color=GREY, block_info_text_color_dark=GREY_DARK)
+    return changed.set(
+        block_info_text_color=GREY,
+        block_info_text_color_dark=GREY_DARK,
+        body_text_color_subdued=GREY,
+        body_text_color_subdued_dark=GREY_DARK,
+    )
 
 
 def address(host: str, port: int) -> str:

@@ -16,6 +16,8 @@ from ui.markup import escape
 
 #: Bars shown at once; the others unfold on request.
 TOP = 10
+#: Labels named in the headline of an answer; of more it says the number, the bars mark them.
+NAMED = 3
 
 
 class Renderer(Protocol):
@@ -73,7 +75,9 @@ class LabelRenderer:
             return f'<p class="verdict">{output.value:.4g}</p><p class="quiet">{scale}</p>'
         if not output.labels:
             return '<p class="verdict">none</p><p class="quiet">No label reaches its threshold.</p>'
-        return f'<p class="verdict">{escape(", ".join(output.labels))}</p>'
+        several = len(output.labels) > NAMED
+        names = f"{len(output.labels)} labels" if several else ", ".join(output.labels)
+        return f'<p class="verdict">{escape(names)}</p>'
 
     def bars(self, output: Label) -> str:
         """A bar for each label: levels of a scale in their order, others the likeliest first; TOP at once."""

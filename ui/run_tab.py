@@ -28,12 +28,12 @@ def build(run: Run) -> None:
     headers, rows = score_rows(read_metrics(folder), run.task.shown)
     if rows:
         gr.Markdown("### Scores\nWith 95% intervals over the rows of each split.")
-        gr.HTML(table("Scores", headers, rows))
+        gr.HTML(table("Scores", headers, rows), apply_default_css=False)
     show_plots([folder / name for name in PLOTS if (folder / name).is_file()])
     errors = own_rows(folder / "worst_errors.csv")
     if errors:
         gr.Markdown("### Worst errors\nThe rows the run was most wrong about, with their place in the file.")
-        gr.HTML(table("Worst errors", list(errors[0]), [list(row.values()) for row in errors]))
+        gr.HTML(table("Worst errors", list(errors[0]), [list(row.values()) for row in errors]), apply_default_css=False)
     if (folder / "README.md").is_file():
         with gr.Accordion("Model card", open=not rows):
             gr.Markdown(card(folder / "README.md"))

@@ -114,7 +114,7 @@ def measure(settings: Settings, device: torch.device) -> Iterator[dict[str, Any]
 def measure_cell(cell: Cell, pair: shapes.Pair, settings: Settings, setting: Setting) -> dict[str, Any]:
     """Time every side of a cell and the ceiling in turns."""
     tokens = settings.cell_tokens(cell.shape, setting.device)
-    work = workload(cell.length, tokens, settings.padded_batch)
+    work = workload(cell.length, tokens, setting.budget, settings.padded_batch)
     todo = {}
     for name in sides.names(work, pair, setting):
         try:

@@ -54,8 +54,9 @@ def main(words: list[str]) -> None:
     use_threads(job.threads)
     device = torch.device(job.device)
     pair = build(job.shape, job.layers, job.attention, device)
-    work = workload(job.length, job.tokens, job.batch_size)
-    run = side(job.side, pair, work, job.mode, Setting(device, job.adamw))
+    setting = Setting(device, job.adamw)
+    work = workload(job.length, job.tokens, setting.budget, job.batch_size)
+    run = side(job.side, pair, work, job.mode, setting)
     run()  # makes the optimiser's state, and whatever else is built once
     for model in (pair.ours, pair.theirs):
         model.zero_grad(set_to_none=True)

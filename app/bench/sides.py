@@ -48,6 +48,11 @@ class Setting:
         """That of the matrix products."""
         return torch.bfloat16 if self.device.type == "cuda" else torch.float32
 
+    @property
+    def budget(self) -> int:
+        """Tokens of one pass on our side, as in training and prediction."""
+        return AUTO_TOKENS[self.device.type]
+
     def precision(self) -> AbstractContextManager[object]:
         """The context of a forward pass."""
         enabled = self.autocast and self.device.type == "cuda"
@@ -81,7 +86,7 @@ def side(name: str, pair: Pair, work: Workload, mode: Mode, setting: Setting) ->
 
 
 def _ours(encoder: nn.Module, work: Workload, mode: Mode, setting: Setting, direction: Tensor) -> Work:
-    packs = work.packs(AUTO_TOKENS[setting.device.type], setting.device)
+    packs = work.packs(setting.budget, setting.device)
 
     def loss(packed: Packed) -> Tensor:
         return (encoder(packed).float() @ direction).sum()

@@ -125,7 +125,9 @@ def quoted(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, Mapping):
-        return "{" + ",".join(f"{quoted(str(key))}:{quoted(item)}" for key, item in value.items()) + "}"
+        # Keys cannot be quoted, only escaped.
+        keys = [re.sub(r"([\\()\[\]{}:=, ])", r"\\\1", str(key)) for key in value]
+        return "{" + ",".join(f"{k}:{quoted(v)}" for k, v in zip(keys, value.values(), strict=True)) + "}"
     if isinstance(value, Sequence) and not isinstance(value, str):
         return "[" + ",".join(quoted(item) for item in value) + "]"
     if not isinstance(value, str):

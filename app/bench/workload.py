@@ -17,9 +17,7 @@ from modernbert.errors import ConfigError
 #: Ids below are special tokens in every vocabulary that is measured, those above are missing in the smallest.
 FIRST_ID, LAST_ID = 1_000, 30_000
 #: Sequences of a drawn mix: enough for sorting to matter, and an end to how long one cell takes.
-FEWEST, MOST = 4, 256
-#: A mix is cut into so many padded batches, so that sorting by length has something to sort.
-PADDED_BATCHES = 4
+FEWEST, MOST = 4, 1024
 
 
 @dataclass(frozen=True)
@@ -99,23 +97,25 @@ def longest(name: str | int) -> int:
     raise ConfigError(f"lengths={name}: allowed are a number of tokens, {', '.join(MIXES)}.")
 
 
-def workload(name: str | int, tokens: int, batch_size: int | None = None, seed: int = 0) -> Workload:
+def workload(name: str | int, tokens: int, budget: int, batch_size: int | None = None, seed: int = 0) -> Workload:
     """About `tokens` tokens (at least one sequence of a fixed length, `FEWEST` of a mix) of random ids.
 
     Args:
         name: a number of tokens, or one of `MIXES`.
-        batch_size: sequences of a padded batch; None for a quarter of them all, at least 2 of a mix.
+        budget: tokens of one pass on our side.
+        batch_size: sequences of a padded batch; None for as many as have `budget` tokens on average, at least 2
+            of a mix.
     """
     limit, source = longest(name), Generator().manual_seed(seed)
     if name in MIXES:
         mix = MIXES[str(name)]
         count = min(MOST, max(FEWEST, round(tokens / mix.mean)))
         lengths = mix.draw(count, source).round().long().clamp(1, limit).tolist()
-        usual = max(2, -(-count // PADDED_BATCHES))
+        usual = max(2, round(budget / mix.mean))
     else:
         count = max(1, tokens // limit)
         lengths = [limit] * count
-        usual = -(-count // PADDED_BATCHES)
+        usual = max(1, budget // limit)
     rows = [torch.randint(FIRST_ID, LAST_ID, (length,), generator=source) for length in lengths]
     return Workload(rows, batch_size or usual)
 

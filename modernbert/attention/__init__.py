@@ -1,7 +1,7 @@
 """Attention of a pack: one function, several backends, each proven against the reference before its first use.
 
-Dropout of attention probabilities is never applied: no packed kernel keeps the mask it would need, and
-ModernBERT was trained without.
+Dropout of attention probabilities is never applied: neither torch's flash kernels on the CPU nor its varlen_attn
+on the GPU offer it, and what a training step computes must not depend on the backend that runs it.
 
 Dimensions: T tokens, H heads, d features of a head.
 """
@@ -131,9 +131,7 @@ def _fault(name: str, device_type: str, dtype: torch.dtype, head_dim: int) -> st
     except (ImportError, AttributeError, RuntimeError, TypeError, ValueError) as raised:
         return f"{type(raised).__name__}: {str(raised).splitlines()[0] if str(raised) else 'no message'}"
     tolerance = PROOF_TOLERANCE[dtype]
-    return (
-        None if error <= tolerance else f"differs from the reference by {error:.1e}, allowed {tolerance:.0e}"
-    )
+    return None if error <= tolerance else f"differs from the reference by {error:.1e}, allowed {tolerance:.0e}"
 
 
 def _proof(backend: Backend, device: torch.device, dtype: torch.dtype, head_dim: int) -> float:

@@ -4,7 +4,7 @@ Everything is a `Block`: `count` equal pieces of `q_len` queries against `k_len`
 that one kernel call on strided views does it without a copy. Sequences of equal length that follow each other
 are one block. Under a sliding window, longer sequences are cut into chunks of queries, each against its own
 chunk and its neighbours: O(T * window). Chunks follow the pack, not the sequences, so none is ragged; a mask
-keeps sequences apart where a chunk holds the border of two (2 to 5% of the time of one mask for all chunks).
+keeps sequences apart where a chunk holds the border of two (2 to 5% slower than one mask for all chunks).
 
 Dimensions: T tokens, B sequences, S tokens of a stretch, w window (tokens seen on each side, |i - j| <= w).
 """
@@ -100,9 +100,7 @@ class Layout:
         """Stretches of long sequences as chunks, the others as runs."""
         longest = window + UNCUT  # that is not cut
         bounds, starts = self.bounds, self.starts
-        band = _additive(
-            _near(torch.arange(min(longest, self.max_seqlen), device=starts.device), window), dtype
-        )
+        band = _additive(_near(torch.arange(min(longest, self.max_seqlen), device=starts.device), window), dtype)
         for cut, members in groupby(range(len(bounds) - 1), lambda i: bounds[i + 1] - bounds[i] > longest):
             numbers = list(members)
             stretch = bounds[numbers[0] : numbers[-1] + 2]

@@ -27,7 +27,5 @@ def flash_attn(qkv: Tensor, layout: Layout, window: int | None) -> Tensor:
     from flash_attn import flash_attn_varlen_qkvpacked_func
 
     reach = (-1, -1) if window is None else (window, window)
-    out: Tensor = flash_attn_varlen_qkvpacked_func(
-        qkv, layout.cu_seqlens, layout.max_seqlen, window_size=reach
-    )
+    out: Tensor = flash_attn_varlen_qkvpacked_func(qkv, layout.cu_seqlens, layout.max_seqlen, window_size=reach)
     return out

@@ -112,10 +112,11 @@ class Report:
             "problems": [dataclasses.asdict(problem) for kept in self._kept.values() for problem in kept],
         }
 
-    def lines(self) -> list[str]:
-        """Plain text for a person: each kind with its count, the first SHOWN of it and the mend."""
+    def lines(self, level: str | None = None) -> list[str]:
+        """Plain text for a person: each kind with its count, the first SHOWN of it and the mend; of a level, or all."""
         found = []
-        groups = sorted(self._kept.items(), key=lambda item: item[1][0].level != "error")
+        wanted = [item for item in self._kept.items() if level in (None, item[1][0].level)]
+        groups = sorted(wanted, key=lambda item: item[1][0].level != "error")
         for (code, source), kept in groups:
             number = self._counts[code, source]
             times = "" if number == 1 else f", {number:,} times"

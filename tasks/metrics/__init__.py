@@ -6,6 +6,7 @@ from .classification import MulticlassReport
 from .multilabel import MultilabelReport
 from .regression import RegressionReport
 from .report import Report
+from .spans import SpanReport
 from .worst import WorstErrors
 
-__all__ = ["MulticlassReport", "MultilabelReport", "RegressionReport", "Report", "WorstErrors"]
+__all__ = ["MulticlassReport", "MultilabelReport", "RegressionReport", "Report", "SpanReport", "WorstErrors"]

@@ -41,6 +41,8 @@ MISTAKES = [
     ([*TRAIN, "optim.lr=fast"], "a number"),
     ([*TRAIN, "data.cache=3"], "true or false"),
     ([*TRAIN, "task.class_weights.spam=2"], "task.class_weights={spam: …}"),
+    ([*TRAIN, "seed.x=2"], "Did you mean seed?"),
+    ([*TRAIN, "trainer={max_epoch: 3}"], "max_epoch"),
     ([*TRAIN, "output"], "is not key=value"),
     ([*TRAIN, "reviews.csv"], "Did you mean data.train=reviews.csv?"),
     ([*TRAIN, "--epochs"], "Flags are --help"),
@@ -117,9 +119,7 @@ def test_quick_and_without_heavy_imports(argv: list[str], root: Path) -> None:
         "sys.exit(str(heavy or ''))"
     )
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(
-        [sys.executable, "-c", code, *argv], cwd=root, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", code, *argv], cwd=root, capture_output=True, text=True, check=False)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert "{" not in done.stderr, done.stderr
     # CPU seconds, not wall time: other work on the machine is not what is measured.
@@ -179,9 +179,7 @@ NOTE = ["note", "task=classification", "data.train=x.csv"]
         (7, 130, "stopped"),
     ],
 )
-def test_status_and_message(
-    verb: Path, seed: int, status: int, said: str, capsys: pytest.CaptureFixture
-) -> None:
+def test_status_and_message(verb: Path, seed: int, status: int, said: str, capsys: pytest.CaptureFixture) -> None:
     assert main([*NOTE, f"seed={seed}"]) == status
     err = capsys.readouterr().err
     assert said in err
@@ -252,6 +250,12 @@ def test_mistake_in_own_file(
     write(tmp_path, file, text)
     assert main([*TRAIN, word, "--config-dir", str(tmp_path)]) == 2
     assert hint in capsys.readouterr().err
+
+
+def test_open_mapping_takes_keys_below_it(capsys: pytest.CaptureFixture) -> None:
+    words = ["predict", "run=x", "input=y.csv", "output=z.csv", "data.columns.text=body", "--cfg", "job"]
+    assert main(words) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["data"]["columns"] == {"text": "body"}
 
 
 def test_json_flag(capsys: pytest.CaptureFixture) -> None:

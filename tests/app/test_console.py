@@ -66,9 +66,7 @@ def test_summary_fits_a_narrow_terminal() -> None:
     assert max(map(len, drawn(60).splitlines())) <= 60
 
 
-def test_only_the_first_process_speaks(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
+def test_only_the_first_process_speaks(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     for rank, said in (("0", "note\n"), ("1", "")):
         monkeypatch.setenv("LOCAL_RANK", rank)
         console.note("note")

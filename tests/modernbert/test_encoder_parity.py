@@ -139,6 +139,25 @@ def test_gradients_do_not_cross_sequences(kind: str, tmp_path: Path) -> None:
     assert touched == [7]
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("kind", ["modernbert", "modernbert-biased", "bert", "roberta"])
+def test_rows_alone_are_those_of_the_whole(kind: str, checkpointing: bool, tmp_path: Path) -> None:
+    encoder = load_encoder(save(oracle(kind), tmp_path), dropout=0.0).train()
+    encoder.gradient_checkpointing = checkpointing
+    packed = pack(sequences((70, 1, 200, 12, 12)))
+    rows = packed.cu_seqlens[:-1].long()
+    weight = torch.randn(len(rows), encoder.config.hidden_size)
+    found, seen = [], []
+    for hidden in (lambda: encoder(packed)[rows], lambda: encoder(packed, rows=rows)):
+        encoder.zero_grad()
+        seen.append(hidden())
+        (seen[-1] * weight).sum().backward()
+        found.append(gradients(encoder))
+    torch.testing.assert_close(seen[1], seen[0], atol=1e-5, rtol=1e-5)
+    for name, value in found[0].items():
+        assert relative(found[1][name], value) < 1e-5, name
+
+
 @pytest.mark.parametrize("kind", ["modernbert", "bert"])
 def test_checkpointing_gives_the_same_gradients(kind: str, tmp_path: Path) -> None:
     encoder = load_encoder(save(oracle(kind), tmp_path), dropout=0.1).train()

@@ -150,7 +150,7 @@ def test_what_is_not_implemented_is_refused_by_name(base: dict, change: dict[str
 
 
 def test_config_is_read_from_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(EncoderError, match="config.json is missing"):
+    with pytest.raises(EncoderError, match=r"config.json is missing"):
         read_config(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(EncoderError, match="cannot be read as JSON"):
@@ -188,7 +188,7 @@ def test_packs_that_the_encoder_cannot_read_are_refused(raw: dict[str, Any]) -> 
         encoder(pack([[5, -1]]))
     with pytest.raises(EncoderError, match="token_type_id 2"):
         encoder(pack([[5, 6]], [[0, 2]]))
-    with pytest.raises(BackendError, match="move it by packed.to"):
+    with pytest.raises(BackendError, match=r"move it by packed.to"):
         encoder(pack([[5, 6]]).to("meta"))
 
 
@@ -213,7 +213,7 @@ def test_the_embedded_encoder_is_checked(monkeypatch: pytest.MonkeyPatch, tmp_pa
     sources._embedded.cache_clear()
     monkeypatch.syspath_prepend(tmp_path)
     try:
-        with pytest.raises(EncoderError, match="SHA-256 .* it is not used"):
+        with pytest.raises(EncoderError, match=r"SHA-256 .* it is not used"):
             resolve("minilm")
     finally:
         sources._embedded.cache_clear()

@@ -158,3 +158,14 @@ def test_a_column_that_is_not_there_is_a_message(client: Client, tmp_path: Path)
 )
 def test_result_name(name: str, result: str) -> None:
     assert batch.result_name(Path(name)) == result
+
+
+def test_uploads_and_results_are_gone_when_the_page_closes(run: Run, open_page: OpenPage, tmp_path: Path) -> None:
+    path = write_csv(tmp_path / f"private-{tmp_path.name}.csv", ROWS)
+    with open_page(run) as client:
+        client.download_files = False  # the client's own copy would stand in the same folder
+        result = Path(value_of(client.predict(handle_file(str(path)), "body", api_name="/score")[1])["path"])
+        assert result.is_file()
+        cache = result.parents[1]
+        assert {found.name for found in cache.glob(f"*/private-{tmp_path.name}*")} == {path.name, result.name}
+    assert list(cache.glob(f"*/private-{tmp_path.name}*")) == []

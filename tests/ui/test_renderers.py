@@ -39,6 +39,8 @@ def test_multilabel_marks_what_reaches_its_threshold(make_run: Callable[..., Run
     assert 'class="verdict">a<' in shown
     assert re.findall(r"class=chosen><span>(\w)<", shown) == ["a"]
     assert 'style="left: 20.00%" title="threshold 20.0%"' in shown
+    many = dict.fromkeys("abcd", 0.99)
+    assert 'class="verdict">4 labels<' in LabelRenderer(run).verdict(Label(tuple(many), many))
     none = LabelRenderer(run).show(Label((), {"a": 0.1, "b": 0.4, "c": 0.8}))[0]
     assert "No label reaches its threshold" in none
     assert "chosen" not in none

@@ -1,0 +1,219 @@
+"""Any file of named entities to one table: texts, character spans and, where the file has them, words."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from modernbert.errors import ConfigError, DataError
+from tasks.data import readers
+from tasks.data.entities import conll, exports
+from tasks.data.entities.cells import Unreadable, parse_list, parse_span, parse_words
+from tasks.data.entities.spans import Checker, RawSpan, Repair
+from tasks.data.entities.tagged import Tagged, layout, tagged_entities
+from tasks.data.entities.tags import Entity
+from tasks.data.entities.words import word_spans
+from tasks.data.readers.encoding import detect_encoding, open_text, readable
+from tasks.data.readers.source import File, HubSet, locate
+from tasks.data.readers.table import Table
+from tasks.data.schema import Report, Role, map_columns, plain_name
+
+Format = Literal["auto", "conll", "table"]
+FORMATS = ("auto", "conll", "table")
+CONLL_SUFFIXES = (".conll", ".conllu", ".iob", ".iob2", ".bio", ".bioes", ".bilou", ".txt")
+SNIFFED = 200  # lines of a .tsv or .csv: enough to tell tags from a header
+
+TEXT = Role(
+    "text", ("text", "data", "sentence", "content", "body", "message", "document"), True, True, "what to read"
+)
+ENTITIES = Role(
+    "entities", ("entities", "spans", "label", "labels", "ents", "annotations"), True, False,
+    "spans as [[start, end, label], …]",
+)  # fmt: skip
+TOKENS = Role("tokens", ("tokens", "words"), True, True, "the words of each text")
+TAGS = Role("tags", ("tags", "ner_tags", "ner", "labels", "label", "bio_tags"), True, False, "a tag a word")
+SPAN_MEND = 'Write spans as [start, end, "LABEL"] or {"start": …, "end": …, "label": …}, and [] for none'
+LIST_MEND = "Write a JSON list of texts"
+
+
+def read_entities(
+    source: str,
+    columns: Mapping[str, Any] | None = None,
+    *,
+    report: Report,
+    format: Format = "auto",
+    repair: Repair = "repair",
+    predict: bool = False,
+) -> Table:
+    """A file as a table with `text`, `entities` and, for formats of given words, `words`.
+
+    `entities` are (start, end, label), characters of `text`, sorted, apart from each other, each of whole
+    words (`words`, else `word_spans`). Columns of the file are kept beside them. `rows` are the lines on which
+    a sentence or record starts. With `predict` answers are neither needed nor read.
+
+    Args:
+        columns: roles `text`, `entities`, `tokens`, `tags` to column names, for CoNLL to numbers from 1.
+        report: takes in every span or tag that is not as it should be, and what was done about it.
+        repair: mend what can be ("repair"), leave faulty spans out ("drop"), or make them errors ("error").
+
+    Raises:
+        DataError: a file that cannot be read, is empty, or has no sentence.
+        ConfigError: a column that is not there, or an unknown format.
+    """
+    if format not in FORMATS:
+        raise ConfigError(f"data.format={format}: allowed are {', '.join(FORMATS)}")
+    given = dict(columns or {})
+    path = Path(source).expanduser()
+    if path.suffix == ".spacy" and path.is_file():
+        raise exports.refuse_docbin(source, path.stem)
+    file = _conll_file(source, path, format)
+    if file is not None:
+        return _read_conll(file, given, report, repair, predict)
+    table = _read_rows(source, path)
+    if exports.is_label_studio(table):
+        table = exports.label_studio(table, given.pop("text", None), report)
+        given = {}
+    elif exports.is_spacy_v2(table):
+        table, given = exports.spacy_v2(table), {}
+    if _has_tokens(table, given):
+        return _read_tokens(table, given, report, repair, predict)
+    return _read_spans(table, given, report, repair, predict)
+
+
+def _conll_file(source: str, path: Path, format: Format) -> File | None:
+    """The file, if it is one of a word a line; told by its name, by its content, or by the user."""
+    if format == "table" or not path.is_file():
+        return None
+    names = [suffix.lower() for suffix in path.suffixes]
+    compressed = names[-1:] == [".gz"]
+    suffix = (names[-2:-1] if compressed else names[-1:]) or [""]
+    file = File(source, path, "conll", compressed)
+    if path.stat().st_size == 0:
+        raise DataError(f"{source} is empty")
+    if format == "conll" or suffix[0] in CONLL_SUFFIXES:
+        return file
+    if suffix[0] not in (".tsv", ".csv"):
+        return None
+    encoding, _ = detect_encoding(file)
+    with readable(file), open_text(file, encoding) as stream:
+        return file if conll.looks_like_conll(itertools.islice(stream, SNIFFED)) else None
+
+
+def _read_conll(file: File, given: Mapping[str, Any], report: Report, repair: Repair, predict: bool) -> Table:
+    sentences, notes = conll.read_sentences(file, given, need_tags=not predict)
+    tagged = [Tagged(s.line, s.words, s.tags, s.lines, s.space_after) for s in sentences]
+    return _tagged_table(Table(file.source, {}, [s.line for s in sentences], notes), tagged, report, repair, predict)
+
+
+def _tagged_table(
+    table: Table, sentences: list[Tagged], report: Report, repair: Repair, predict: bool, column: str = "tags"
+) -> Table:
+    """The table with `text`, `words` and `entities` of its sentences."""
+    laid = [layout(sentence.words, sentence.spaces) for sentence in sentences]
+    columns = dict(table.columns) | {"text": [text for text, _ in laid], "words": [words for _, words in laid]}
+    notes = list(table.notes)
+    if not predict:
+        checker = Checker(table.source, column, report, repair)
+        columns["entities"], scheme = tagged_entities(sentences, columns["words"], checker)
+        notes.append(f"tag scheme: {scheme}")
+    return Table(table.source, columns, table.rows, notes)
+
+
+def _read_rows(source: str, path: Path) -> Table:
+    """Rows of a table or of JSON, whose arrays need not hold objects here."""
+    file = locate(source)
+    if isinstance(file, HubSet) or file.format != "json":
+        return readers.read(source)
+    encoding, _ = detect_encoding(file)
+    with readable(file), open_text(file, encoding) as stream:
+        text = stream.read()
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        return readers.read(source)  # says where
+    if isinstance(value, dict) and ("text" in value or "paragraphs" in value):  # one document
+        return Table(source, {name: [item] for name, item in value.items()}, [1])
+    return exports.spacy_pairs(source, value) if exports.is_spacy_pairs(value) else readers.read(source)
+
+
+def _has_tokens(table: Table, given: Mapping[str, Any]) -> bool:
+    """Whether rows are lists of words: the user says so, or there is such a column and no text with spans."""
+    if given.get("tokens") is not None or given.get("tags") is not None:
+        return True
+    if given.get("text") is not None or given.get("entities") is not None:
+        return False
+    names = {plain_name(name) for name in table.columns}
+    tagged = names & {plain_name(guess) for guess in TAGS.guesses}
+    spans = "text" in names and names & {"entities", "spans", "ents"}
+    return bool(names & set(TOKENS.guesses)) and (bool(tagged) or "text" not in names) and not spans
+
+
+def _read_tokens(table: Table, given: Mapping[str, Any], report: Report, repair: Repair, predict: bool) -> Table:
+    """Rows with a list of words and a list of tags."""
+    mapping, guessed = map_columns(table, (TOKENS, TAGS), given, predict)
+    checker = Checker(table.source, mapping.get("tags", mapping["tokens"]), report, repair)
+    sentences = []
+    tags_column = table.columns[mapping["tags"]] if "tags" in mapping else [None] * len(table)
+    for row, words_cell, tags_cell in zip(table.rows, table.columns[mapping["tokens"]], tags_column, strict=True):
+        words, tags = _words(checker, row, words_cell, "words"), []
+        if not predict:
+            tags = _words(checker, row, tags_cell, "tags")
+            if len(words) != len(tags):
+                what = f"{len(words)} words but {len(tags)} tags"
+                checker.error("tags-count", row, what, "Give one tag for each word")
+                tags = ["O"] * len(words)
+        sentences.append(Tagged(row, words, tags))
+    table = Table(table.source, table.columns, table.rows, [*table.notes, *guessed])
+    return _tagged_table(table, sentences, report, repair, predict, checker.column)
+
+
+def _words(checker: Checker, row: int, cell: Any, what: str) -> list[str]:
+    try:
+        if cell is None:
+            raise Unreadable("missing")
+        return parse_words(cell)
+    except Unreadable as error:
+        mend = LIST_MEND
+        if what == "tags" and isinstance(cell, (list, str)) and "not a text" in str(error):
+            mend = "Write the names of the tags, such as B-PERSON, not their numbers"
+        checker.error(f"{what}-unreadable", row, f"the {what} are {error}", mend)
+        return []
+
+
+def _read_spans(table: Table, given: Mapping[str, Any], report: Report, repair: Repair, predict: bool) -> Table:
+    """Rows with a text and a list of character spans."""
+    mapping, guessed = map_columns(table, (TEXT, ENTITIES), given, predict)
+    texts = table.columns[mapping["text"]]
+    columns = dict(table.columns) | {"text": texts}
+    if not predict:
+        checker = Checker(table.source, mapping["entities"], report, repair)
+        cells = table.columns[mapping["entities"]]
+        columns["entities"] = [
+            _row_entities(checker, row, text, cell)
+            for row, text, cell in zip(table.rows, texts, cells, strict=True)
+        ]
+    return Table(table.source, columns, table.rows, [*table.notes, *guessed])
+
+
+def _row_entities(checker: Checker, row: int, text: Any, cell: Any) -> list[Entity]:
+    """The entities of one row; a row without a text has none, and the doctor says so elsewhere."""
+    if not isinstance(text, str):
+        return []
+    if cell is None:
+        checker.fault("entities-missing", row, "no spans are given", "read as a text without entities", SPAN_MEND)
+        return []
+    raw: list[RawSpan] = []
+    try:
+        values = parse_list(cell)
+    except Unreadable as error:
+        checker.error("spans-unreadable", row, f"the spans are {error}", SPAN_MEND)
+        return []
+    for number, value in enumerate(values, start=1):
+        try:
+            raw += parse_span(number, value)
+        except Unreadable as error:
+            checker.error("spans-unreadable", row, str(error), SPAN_MEND)
+    return checker.entities(row, text, raw, word_spans(text)) if raw else []

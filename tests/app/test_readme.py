@@ -1,0 +1,132 @@
+"""The README is executed: its commands in order, as a person types them, then its Python."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app.compose import compose, expand, parse
+from ui.page import free_port
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BIN = Path(sys.executable).parent
+LOADED = 60  # seconds within which the page must answer
+
+
+def blocks(language: str) -> list[str]:
+    """The fenced blocks of the README in this language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[str]:
+    """Every command of the sh blocks, in order, without comments; lines that end in a backslash are joined."""
+    lines = "".join(blocks("sh")).replace("\\\n", " ").splitlines()
+    bare = (re.sub(r"(^|\s)#.*", "", line).strip() for line in lines)
+    return [line for line in bare if line]
+
+
+def spoken() -> list[str]:
+    """The overrides in the prose and in the tables."""
+    prose = re.sub(r"^```.*?^```", "", README, flags=re.MULTILINE | re.DOTALL)
+    codes = re.findall(r"`([^`\n]+)`", prose)
+    return [code for code in codes if "=" in code and code != "key=value" and not code.startswith("modernbert")]
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+
+
+def check_call(command: list[str], folder: Path) -> None:
+    """Run to the end; what it said is shown where its status is not 0."""
+    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{command} exits {done.returncode}\n{done.stdout}\n{done.stderr}"
+
+
+def check_page(command: str, folder: Path) -> None:
+    """The page answers on its port, and Ctrl-C ends it without an error."""
+    port = free_port("127.0.0.1", 23_000)
+    # exec, so that the signal reaches the page and not the shell before it.
+    words = ["bash", "-c", f"exec {command} port={port}"]
+    with subprocess.Popen(
+        words, cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as page:
+        try:
+            assert answer(f"http://127.0.0.1:{port}", page) == 200
+        finally:
+            page.send_signal(signal.SIGINT)
+            try:
+                _, said = page.communicate(timeout=30)
+            except subprocess.TimeoutExpired:
+                page.kill()
+                raise
+    assert (page.returncode, said) == (0, "stopped\n")
+
+
+def answer(address: str, page: subprocess.Popen[str]) -> int | None:
+    """The HTTP status of the page, waited for; None where it ended or stayed silent."""
+    until = time.monotonic() + LOADED
+    while time.monotonic() < until and page.poll() is None:
+        try:
+            return httpx.get(address, timeout=10).status_code
+        except httpx.TransportError:
+            time.sleep(0.2)
+    return None
+
+
+@pytest.mark.slow
+def test_every_command_of_the_readme_runs(tmp_path: Path) -> None:
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    ours = [command for command in commands() if command.startswith("modernbert ")]
+    assert {command.split()[1] for command in ours} >= {"train", "check", "evaluate", "predict", "export", "ui"}
+    for command in ours:
+        verb = command.split()[1]
+        if verb == "ui":
+            check_page(command, tmp_path)
+        else:
+            # One epoch instead of three: what is tested are the commands, not the score.
+            check_call(["bash", "-c", command + (" trainer.max_epochs=1" if verb == "train" else "")], tmp_path)
+    assert blocks("python")
+    for code in blocks("python"):
+        check_call([sys.executable, "-c", code], tmp_path)
+
+
+def test_what_is_not_run_is_checked_by_name() -> None:
+    others = [command for command in commands() if not command.startswith("modernbert ")]
+    targets = [command.split() for command in others]
+    assert targets
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for program, *names in targets:
+        assert program == "make", f"nothing tests {program} of the README"
+        assert names
+        for name in names:
+            assert re.search(rf"^{name}:.*\n\t\S", makefile, re.MULTILINE), f"make {name} has no recipe"
+
+
+def test_make_demo_trains_what_composes() -> None:
+    done = subprocess.run(["make", "-n", "demo"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.replace("\\\n", " ").splitlines()
+    trainings = [words for line in lines if (words := shlex.split(line)) and words[0].endswith("/modernbert")]
+    assert [words[1] for words in trainings] == ["train"]
+    config = compose("train", trainings[0][2:])
+    assert (ROOT / config.data.train).is_file()
+    assert (ROOT / config.data.test).is_file()
+
+
+@pytest.mark.parametrize("code", spoken())
+def test_overrides_in_the_text_compose(code: str) -> None:
+    words = [word for word in shlex.split(code) if word != "--multirun"]
+    given = {word.partition("=")[0] for word in words}
+    for words_of_run in expand(parse(words)):
+        more = [word for word in ("task=classification", "data.train=x.csv") if word.partition("=")[0] not in given]
+        compose("train", [*more, *words_of_run])
