@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from modernbert.errors import DataError
 from modernbert.weights import Encoder, encoder_to_hf
 from tasks.data.examples import Batch
+from tasks.data.readers import Table
+from tasks.data.writers import with_columns
 from tasks.heads import head_to_hf, load_head
 from tasks.metrics import WorstErrors
 from tasks.optim import Optim, build_optimizer, parameter_groups, schedule
@@ -76,8 +78,10 @@ class Task(L.LightningModule):
     """
 
     schema_type: ClassVar[Any]
+    schema: Any
     #: The transformers pipeline that a saved run loads in, and the metrics that a summary shows, in order.
     pipeline: ClassVar[str]
+    pipeline_options: ClassVar[str] = ""
     shown: ClassVar[tuple[str, ...]]
     name: str
     schema: Any
@@ -130,17 +134,47 @@ class Task(L.LightningModule):
     def plot(self, report: Any, folder: Path) -> None:
         """Draw what the report shows into a run's folder."""
 
-    def decode(self, outputs: Tensor, cut: Sequence[bool]) -> list[Any]:
-        """Output types (Label, Span, Hit), one a sequence."""
+    def decode(self, outputs: Tensor, batch: Batch, cut: Sequence[bool]) -> list[Any]:
+        """Output types (Label, a list of Span, Hit), one an example of the batch; `cut` says which were cut short."""
         raise NotImplementedError
 
     def to_columns(self, outputs: Sequence[Any | None]) -> dict[str, list[Any]]:
         """Outputs as columns of a table; None stands for a row that could not be read."""
         raise NotImplementedError
 
+    def readable(self, table: Table, outputs: Sequence[Any]) -> dict[str, list[Any]]:
+        """predictions.csv: labelled rows and what was predicted for them, for a person."""
+        return with_columns(table, {"row": table.rows} | self.to_columns(outputs))
+
+    def describe(self, value: Any) -> str:
+        """A target as a person reads it."""
+        raise NotImplementedError
+
+    def error_columns(self, errors: Sequence[Mapping[str, Any]], table: Table) -> dict[str, list[Any]]:
+        """worst_errors.csv from the rows of `tasks.metrics.WorstErrors`, each with its row of `table`."""
+        return {
+            "row": table.rows,
+            "loss": [round(error["loss"], 4) for error in errors],
+            "right": [self.describe(error["gold"]) for error in errors],
+            "predicted": [self.describe(error["predicted"]) for error in errors],
+        } | {column: table.columns[column] for column in self.schema.text_columns()}
+
     def hf_config(self) -> dict[str, Any]:
         """config.json by which transformers builds the same model."""
         raise NotImplementedError
+
+    def labelled_config(self, kind: str, names: Sequence[str]) -> dict[str, Any]:
+        """config.json of the encoder with the head "For<kind>" of its family, whose outputs have these names."""
+        raw = dict(self.encoder.config.raw)
+        family = {"modernbert": "ModernBert", "bert": "Bert", "roberta": "Roberta"}[self.encoder.config.family]
+        if raw.get("model_type") == "xlm-roberta":
+            family = "XLMRoberta"
+        raw["architectures"] = [f"{family}For{kind}"]
+        raw["id2label"] = {str(i): name for i, name in enumerate(names)}
+        raw["label2id"] = {name: i for i, name in enumerate(names)}
+        raw["num_labels"] = len(names)
+        raw["classifier_dropout"] = self.head.drop.p
+        return raw
 
     def fitted(self) -> dict[str, Any]:
         """What was fitted after training (thresholds, temperature …), as JSON; `restore` takes it back."""
@@ -204,10 +238,14 @@ class Task(L.LightningModule):
     def configure_optimizers(self) -> Any:
         if self.optim is None:
             raise RuntimeError("this task was loaded for prediction; it has no optimiser settings")
-        optimizer = build_optimizer(parameter_groups(self.encoder, self.head, self.optim), self.optim)
+        optimizer = build_optimizer(self.parameter_groups(self.optim), self.optim)
         steps = int(self.trainer.estimated_stepping_batches)
         rate = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule(self.optim, steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
+
+    def parameter_groups(self, optim: Optim) -> list[dict]:
+        """What the optimiser moves, and how fast."""
+        return parameter_groups(self.encoder, self.head, optim)
 
     # -- evaluation ----------------------------------------------------------------------------------------
 

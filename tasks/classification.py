@@ -196,7 +196,7 @@ class Classification(Task):
             return torch.sigmoid(outputs)
         return torch.softmax(outputs, dim=-1)
 
-    def decode(self, outputs: Tensor, cut: Sequence[bool]) -> list[Label]:
+    def decode(self, outputs: Tensor, batch: Batch, cut: Sequence[bool]) -> list[Label]:
         """One Label a sequence; several labels where each passes its threshold (0.5 unless tuned)."""
         rows = self.probabilities(outputs).cpu().tolist()
         if self.labels.kind == "regression":
@@ -232,15 +232,7 @@ class Classification(Task):
 
     def hf_config(self) -> dict[str, Any]:
         """The keys of config.json by which transformers builds the same model with the same labels."""
-        raw = dict(self.encoder.config.raw)
-        family = {"modernbert": "ModernBert", "bert": "Bert", "roberta": "Roberta"}[self.encoder.config.family]
-        if raw.get("model_type") == "xlm-roberta":
-            family = "XLMRoberta"
-        names = output_names(self.labels)
-        raw["architectures"] = [f"{family}ForSequenceClassification"]
-        raw["id2label"] = {str(i): name for i, name in enumerate(names)}
-        raw["label2id"] = {name: i for i, name in enumerate(names)}
-        raw["num_labels"] = len(names)
+        raw = self.labelled_config("SequenceClassification", output_names(self.labels))
         raw["problem_type"] = {
             "regression": "regression",
             "multilabel": "multi_label_classification",
@@ -248,7 +240,6 @@ class Classification(Task):
         }.get(self.labels.kind, "single_label_classification")
         if self.encoder.config.family == "modernbert":
             raw["classifier_pooling"] = self.head.pool
-        raw["classifier_dropout"] = self.head.drop.p
         return raw
 
 
@@ -260,21 +251,7 @@ def output_names(labels: Labels) -> list[str]:
 
 
 def weigh(weights: Any, schema: ClassificationSchema) -> Tensor | None:
-    """Class weights (L,) fp32, in the order of the labels; None for equal ones."""
-    names = schema.labels.names
-    if weights is None:
-        return None
-    if schema.labels.kind in ("ordinal", "regression"):
+    """Class weights (L,) in the order of the labels; None for equal ones."""
+    if weights is not None and schema.labels.kind in ("ordinal", "regression"):
         raise ConfigError(f"task.class_weights do not apply to {schema.labels.kind} labels: leave them out.")
-    rows = sum(schema.counts.values())
-    if weights == "balanced":
-        return torch.tensor([rows / (len(names) * max(1, schema.counts[name])) for name in names])
-    if not isinstance(weights, Mapping):
-        raise ConfigError(f"task.class_weights={weights}: allowed is null, balanced or a weight for each label.")
-    given = {str(k): float(v) for k, v in weights.items()}
-    if set(given) != set(names):
-        raise ConfigError(
-            f"task.class_weights must name every label once. Missing: {sorted(set(names) - set(given))[:5]}; "
-            f"unknown: {sorted(set(given) - set(names))[:5]}."
-        )
-    return torch.tensor([given[name] for name in names])
+    return class_weights(weights, schema.counts)

@@ -77,6 +77,28 @@ class SequenceHead(nn.Module):
         return self.classifier(self.drop(torch.tanh(self.pooler["dense"](pooled))))
 
 
+class TokenHead(nn.Module):
+    """Logits for each token: `forward(hidden (T, D)) -> (T, L)`; that of transformers' ForTokenClassification.
+
+    BERT and RoBERTa have dropout and one linear layer; ModernBERT its dense, activation and norm before them.
+
+    Args:
+        config: of the encoder underneath.
+        outputs: L.
+        dropout: before the last layer; None takes the checkpoint's own rate.
+    """
+
+    def __init__(self, config: EncoderConfig, outputs: int, dropout: float | None = None) -> None:
+        super().__init__()
+        self.head = PredictionHead(config) if config.family == "modernbert" else None
+        self.drop = nn.Dropout(head_dropout(config, dropout))
+        self.classifier = nn.Linear(config.hidden_size, outputs)
+        initialise(self, float(config.raw.get("initializer_range", 0.02)))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.classifier(self.drop(hidden if self.head is None else self.head(hidden)))
+
+
 class TiedLinear(nn.Linear):
     """A linear layer whose rows are one vector, with a bias each: the last layer of CORAL (Cao et al. 2020).
 

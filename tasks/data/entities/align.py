@@ -196,9 +196,7 @@ def _groups(first: IntArray, last: IntArray) -> Iterator[tuple[int, int]]:
     yield begin, end
 
 
-def _check_words(
-    texts: Sequence[str], words: IntArray, bases: IntArray, word_text: IntArray, number: int
-) -> None:
+def _check_words(texts: Sequence[str], words: IntArray, bases: IntArray, word_text: IntArray, number: int) -> None:
     """Words lie in their text, have a character, and follow one another."""
     starts, ends = words[:, 0], words[:, 1]
     wrong = (ends <= starts) | (starts < bases[word_text]) | (ends > bases[word_text + 1])

@@ -16,33 +16,34 @@ LABEL = ("label", "labels", "type", "tag", "entity_type", "entity_group", "entit
 SAID = ("text", "surface", "mention")
 # Numpy prints lists without commas; Python would read ['a' 'b'] as the one string 'ab'.
 JUXTAPOSED = re.compile(r"""['"]\s+['"]""")
-LIST = 'a list, such as ["Hanna", "lives", "here"]'
+WORDS = 'a list such as ["Hanna", "lives", "here"]'
+SPANS = 'a list such as [[0, 5, "PERSON"]]'
 SPAN = '[start, end, "LABEL"] or {"start": …, "end": …, "label": …}'
 
 
-class Unreadable(Exception):
+class UnreadableError(Exception):
     """A cell that is not what it must be; the message says what it is."""
 
 
-def parse_list(cell: Any) -> list[Any]:
-    """A list from a JSON list, a Python one, or words with white space between.
+def parse_list(cell: Any, wanted: str) -> list[Any]:
+    """A list from a JSON list, a Python one, or words with white space between; `wanted` is for the message.
 
     Raises:
-        Unreadable: something else.
+        UnreadableError: something else.
     """
     if isinstance(cell, (list, tuple)):
         return list(cell)
     if not isinstance(cell, str):
-        raise Unreadable(f"{_short(cell)}, not {LIST}")
+        raise UnreadableError(f"{_short(cell)}, not {wanted}")
     text = cell.strip()
     if not text.startswith(("[", "(", "{")):
         return text.split()
     try:
         value = json.loads(text)
     except json.JSONDecodeError:
-        value = _python_list(text)
+        value = _python_list(text, wanted)
     if not isinstance(value, (list, tuple)):
-        raise Unreadable(f"{_short(cell)}, not {LIST}")
+        raise UnreadableError(f"{_short(cell)}, not {wanted}")
     return list(value)
 
 
@@ -50,12 +51,12 @@ def parse_words(cell: Any) -> list[str]:
     """A list of words or tags.
 
     Raises:
-        Unreadable: no list, or one with something in it that is no text.
+        UnreadableError: no list, or one with something in it that is no text.
     """
-    values = parse_list(cell)
+    values = parse_list(cell, WORDS)
     for number, value in enumerate(values, start=1):
         if not isinstance(value, str):
-            raise Unreadable(f"item {number} is {_short(value)}, not a text")
+            raise UnreadableError(f"item {number} is {_short(value)}, not a text")
     return values
 
 
@@ -63,7 +64,7 @@ def parse_span(number: int, value: Any) -> list[RawSpan]:
     """A span in any of the usual spellings; several where it has several labels.
 
     Raises:
-        Unreadable: something else, a place that is no whole number, or no label.
+        UnreadableError: something else, a place that is no whole number, or no label.
     """
     said = None
     if isinstance(value, Mapping):
@@ -72,29 +73,29 @@ def parse_span(number: int, value: Any) -> list[RawSpan]:
     elif isinstance(value, (list, tuple)) and len(value) >= 3:
         start, end, labels = value[:3]
     else:
-        raise Unreadable(f"span {number} is {_short(value)}, not {SPAN}")
+        raise UnreadableError(f"span {number} is {_short(value)}, not {SPAN}")
     places = [_whole(place) for place in (start, end)]
     names = labels if isinstance(labels, (list, tuple)) else [labels]
     if None in places or not names or not all(isinstance(name, str) for name in names):
-        raise Unreadable(f"span {number} is {_short(value)}, not {SPAN}")
+        raise UnreadableError(f"span {number} is {_short(value)}, not {SPAN}")
     if not all(name.strip() for name in names):
-        raise Unreadable(f"span {number} has an empty label: {_short(value)}")
+        raise UnreadableError(f"span {number} has an empty label: {_short(value)}")
     words = said if isinstance(said, str) else None
     return [RawSpan(number, places[0], places[1], name.strip(), words) for name in names]  # type: ignore[arg-type]
 
 
-def _python_list(text: str) -> Any:
+def _python_list(text: str, wanted: str) -> Any:
     try:
         tree = ast.parse(text, mode="eval")
         value = ast.literal_eval(tree)
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
-        raise Unreadable(f"{_short(text)}, not {LIST}") from error
+        raise UnreadableError(f"{_short(text)}, not {wanted}") from error
     source = text.encode()  # the columns of ast count bytes
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             part = source[node.col_offset : node.end_col_offset].decode()
             if JUXTAPOSED.search(part):
-                raise Unreadable(f"{_short(text)} without commas, not {LIST}")
+                raise UnreadableError(f"{_short(text)} without commas, not {wanted}")
     return value
 
 

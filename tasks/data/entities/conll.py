@@ -50,9 +50,7 @@ def looks_like_conll(lines: Iterable[str]) -> bool:
     return bool(full) and tagged >= 0.9 * len(full)
 
 
-def read_sentences(
-    file: File, columns: Mapping[str, Any], need_tags: bool
-) -> tuple[list[Sentence], list[str]]:
+def read_sentences(file: File, columns: Mapping[str, Any], need_tags: bool) -> tuple[list[Sentence], list[str]]:
     """Every sentence of a file, and what was detected, in sentences for a person.
 
     Raises:
@@ -150,7 +148,7 @@ def _sentences(lines: list[str], layout: Layout, bad: Malformed) -> tuple[list[S
         if open_sentence is None:
             open_sentence = Sentence(number)
             found.append(open_sentence)
-        open_sentence.words.append(cells[layout.word])
+        open_sentence.words.append(cells[layout.word].strip(" "))
         open_sentence.lines.append(number)
         open_sentence.space_after.append("SpaceAfter=No" not in cells[-1])
         if layout.tag is not None:

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from modernbert.errors import ConfigError, DataError
@@ -40,7 +39,7 @@ class Windows:
 def make_windows(tokens: WordTokens, room: int, overlap: int) -> Windows:
     """Windows of at most `room` sub-words, neighbours sharing `overlap` or more.
 
-    The windows of a text are spread evenly and all but the last begin with a word.
+    Each begins with a word, but in the middle of one that is longer than a window's step.
 
     Raises:
         ConfigError: an overlap that is negative or not below `room`.
@@ -60,7 +59,7 @@ def make_windows(tokens: WordTokens, room: int, overlap: int) -> Windows:
         starts = [begin]
         while starts[-1] + room < end:
             latest = min(starts[-1] + room - overlap, end - room)
-            heads = np.flatnonzero(first[starts[-1] + 1 : latest + 1]) if latest < end - room else []
+            heads = np.flatnonzero(first[starts[-1] + 1 : latest + 1])
             starts.append(starts[-1] + 1 + int(heads[-1]) if len(heads) else latest)
         own = begin
         for number, start in enumerate(starts):
@@ -72,9 +71,7 @@ def make_windows(tokens: WordTokens, room: int, overlap: int) -> Windows:
     return Windows(*columns)
 
 
-def token_targets(
-    tokens: WordTokens, tags: Sequence[int] | IntArray, inside: Sequence[int] | None = None
-) -> IntArray:
+def token_targets(tokens: WordTokens, tags: Sequence[int] | IntArray, inside: Sequence[int] | None = None) -> IntArray:
     """(T,) targets of (W,) word tags: on first sub-words only, IGNORED on all others.
 
     With `inside`, (L,) the tag that continues each tag (I-X of B-X, as `TagSet.inside`), the further

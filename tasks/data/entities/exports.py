@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import zlib
+from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from modernbert.errors import DataError
-from tasks.data.readers.source import File
 from tasks.data.readers.table import Table
 from tasks.data.schema import Problem, Report
 
@@ -18,18 +22,33 @@ for doc in DocBin().from_disk('{name}').get_docs(spacy.blank('xx').vocab):
 " > {stem}.jsonl"""
 
 
-def refuse_docbin(file_name: str, stem: str) -> DataError:
-    """The error for a .spacy file: its tokens are hashes that only spaCy's own symbol table turns into text."""
-    command = TO_JSONL.format(name=file_name, stem=stem)
-    return DataError(
-        f"{file_name} is a spaCy DocBin, which only spaCy can read. Convert it where spaCy is installed, "
-        f"and give the .jsonl instead:\n{command}"
-    )
+def docbin(source: str, path: Path) -> Table:
+    """The documents of a .spacy file, by spaCy: words are hashes there that only its symbol table can turn back.
+
+    Raises:
+        DataError: spaCy is not installed (the message has the command that converts the file), or it refuses.
+    """
+    try:
+        import spacy
+        from spacy.tokens import DocBin
+    except ImportError as error:
+        raise DataError(
+            f"{source} is a spaCy DocBin, which only spaCy can read, and spaCy is not installed. Install it, or "
+            f"convert the file where it is and give the .jsonl:\n{TO_JSONL.format(name=source, stem=path.stem)}"
+        ) from error
+    try:
+        documents = list(DocBin().from_disk(path).get_docs(spacy.blank("xx").vocab))
+    except (ValueError, KeyError, TypeError, zlib.error) as error:
+        raise DataError(f"{source}: damaged, or of another spaCy: {error}. Convert it to JSONL there") from error
+    spans = [[(ent.start_char, ent.end_char, ent.label_) for ent in doc.ents] for doc in documents]
+    columns = {"text": [doc.text for doc in documents], "entities": spans}
+    return Table(source, columns, list(range(1, len(documents) + 1)), ["format: spaCy DocBin"])
 
 
 def is_label_studio(table: Table) -> bool:
     """A full export: tasks with `data` and `annotations` (in old versions `completions`)."""
-    return "data" in table.columns and _answers(table) is not None
+    data = table.columns.get("data", [])
+    return any(isinstance(item, dict) for item in data) and _answers(table) is not None
 
 
 def label_studio(table: Table, text_key: str | None, report: Report) -> Table:
@@ -40,9 +59,9 @@ def label_studio(table: Table, text_key: str | None, report: Report) -> Table:
     """
     answers = table.columns[_answers(table) or ""]
     texts, entities = [], []
-    for row, data, annotations in zip(table.rows, table.columns["data"], answers, strict=True):
+    for row, data, answer in zip(table.rows, table.columns["data"], answers, strict=True):
         texts.append(_task_text(table.source, row, data, text_key))
-        done = [a for a in annotations or () if isinstance(a, dict) and not a.get("was_cancelled")]
+        done = [a for a in answer or () if isinstance(a, dict) and not a.get("was_cancelled")]
         if len(done) > 1:
             what = f"{len(done)} annotations of one task: the first is used"
             mend = "Export one annotation a task"
@@ -122,13 +141,12 @@ def _results(annotation: dict[str, Any]) -> list[Any]:
     return [value for value in values if isinstance(value, dict) and "start" in value]
 
 
-__all__ = [
-    "File",
-    "is_label_studio",
-    "is_spacy_pairs",
-    "is_spacy_v2",
-    "label_studio",
-    "refuse_docbin",
-    "spacy_pairs",
-    "spacy_v2",
-]
+def tag_names(path: Path, column: str) -> list[str] | None:
+    """The names behind numbered tags, which `datasets` keeps in a Parquet file's schema; None if it did not."""
+    metadata = pq.read_schema(path).metadata or {}
+    try:
+        feature = json.loads(metadata[b"huggingface"])["info"]["features"][column]
+        names = (feature.get("feature") or feature)["names"]
+    except (KeyError, TypeError, ValueError, AttributeError):  # no such metadata, or no class labels
+        return None
+    return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else None

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from modernbert.errors import ConfigError, DataError
 from tasks.data import readers
 from tasks.data.entities import conll, exports
-from tasks.data.entities.cells import Unreadable, parse_list, parse_span, parse_words
+from tasks.data.entities.cells import SPANS, UnreadableError, parse_list, parse_span, parse_words
 from tasks.data.entities.spans import Checker, RawSpan, Repair
 from tasks.data.entities.tagged import Tagged, layout, tagged_entities
 from tasks.data.entities.tags import Entity
@@ -26,15 +26,13 @@ FORMATS = ("auto", "conll", "table")
 CONLL_SUFFIXES = (".conll", ".conllu", ".iob", ".iob2", ".bio", ".bioes", ".bilou", ".txt")
 SNIFFED = 200  # lines of a .tsv or .csv: enough to tell tags from a header
 
-TEXT = Role(
-    "text", ("text", "data", "sentence", "content", "body", "message", "document"), True, True, "what to read"
-)
+TEXT = Role("text", ("text", "data", "sentence", "content", "body", "message", "document"), True, True, "what to read")
 ENTITIES = Role(
     "entities", ("entities", "spans", "label", "labels", "ents", "annotations"), True, False,
     "spans as [[start, end, label], …]",
 )  # fmt: skip
-TOKENS = Role("tokens", ("tokens", "words"), True, True, "the words of each text")
-TAGS = Role("tags", ("tags", "ner_tags", "ner", "labels", "label", "bio_tags"), True, False, "a tag a word")
+TOKENS = Role("tokens", ("tokens", "words", "token", "word"), True, True, "the words of each text")
+TAGS = Role("tags", ("tags", "ner_tags", "ner", "labels", "label", "bio_tags", "tag"), True, False, "a tag a word")
 SPAN_MEND = 'Write spans as [start, end, "LABEL"] or {"start": …, "end": …, "label": …}, and [] for none'
 LIST_MEND = "Write a JSON list of texts"
 
@@ -67,8 +65,6 @@ def read_entities(
         raise ConfigError(f"data.format={format}: allowed are {', '.join(FORMATS)}")
     given = dict(columns or {})
     path = Path(source).expanduser()
-    if path.suffix == ".spacy" and path.is_file():
-        raise exports.refuse_docbin(source, path.stem)
     file = _conll_file(source, path, format)
     if file is not None:
         return _read_conll(file, given, report, repair, predict)
@@ -124,6 +120,8 @@ def _tagged_table(
 
 def _read_rows(source: str, path: Path) -> Table:
     """Rows of a table or of JSON, whose arrays need not hold objects here."""
+    if path.suffix == ".spacy" and path.is_file():
+        return exports.docbin(source, path)
     file = locate(source)
     if isinstance(file, HubSet) or file.format != "json":
         return readers.read(source)
@@ -154,33 +152,61 @@ def _has_tokens(table: Table, given: Mapping[str, Any]) -> bool:
 def _read_tokens(table: Table, given: Mapping[str, Any], report: Report, repair: Repair, predict: bool) -> Table:
     """Rows with a list of words and a list of tags."""
     mapping, guessed = map_columns(table, (TOKENS, TAGS), given, predict)
-    checker = Checker(table.source, mapping.get("tags", mapping["tokens"]), report, repair)
+    checker = Checker(table.source, str(mapping["tokens" if predict else "tags"]), report, repair)
     sentences = []
-    tags_column = table.columns[mapping["tags"]] if "tags" in mapping else [None] * len(table)
-    for row, words_cell, tags_cell in zip(table.rows, table.columns[mapping["tokens"]], tags_column, strict=True):
-        words, tags = _words(checker, row, words_cell, "words"), []
-        if not predict:
-            tags = _words(checker, row, tags_cell, "tags")
-            if len(words) != len(tags):
-                what = f"{len(words)} words but {len(tags)} tags"
-                checker.error("tags-count", row, what, "Give one tag for each word")
-                tags = ["O"] * len(words)
-        sentences.append(Tagged(row, words, tags))
+    tokens_column = table.columns[mapping["tokens"]]
+    if len(table) > 1 and all(isinstance(cell, str) and _is_one_word(cell) for cell in tokens_column):
+        raise DataError(
+            f"{table.source}: each row of {mapping['tokens']!r} is a single word. Put the words of a sentence in "
+            "one row as a JSON list, and its tags likewise; or save it as .conll: a word and its tag a line, a "
+            "blank line between sentences"
+        )
+    tags_column = [None] * len(table) if predict else _named(table, mapping["tags"])
+    for row, words_cell, tags_cell in zip(table.rows, tokens_column, tags_column, strict=True):
+        words = _words(checker, row, words_cell, "words")
+        tags = [] if predict else _words(checker, row, tags_cell, "tags")
+        if words is not None and tags is not None and not predict and len(words) != len(tags):
+            what = f"the number of words is {len(words)}, of tags {len(tags)}"
+            checker.error("tags-count", row, what, "Give one tag for each word")
+            tags = None
+        words = words or []
+        sentences.append(Tagged(row, words, ["O"] * len(words) if tags is None else tags[: len(words)]))
     table = Table(table.source, table.columns, table.rows, [*table.notes, *guessed])
     return _tagged_table(table, sentences, report, repair, predict, checker.column)
 
 
-def _words(checker: Checker, row: int, cell: Any, what: str) -> list[str]:
+def _is_one_word(cell: str) -> bool:
+    return not cell.lstrip().startswith(("[", "(")) and len(cell.split()) == 1
+
+
+def _named(table: Table, column: str) -> list[Any]:
+    """The tags of a column; numbers become names where a Parquet file of `datasets` has these in its schema."""
+    cells = table.columns[column]
+    if not table.source.endswith(".parquet"):
+        return cells
+    names = exports.tag_names(Path(table.source).expanduser(), column)
+    if names is None:
+        return cells
+    return [
+        [names[tag] if isinstance(tag, int) and 0 <= tag < len(names) else tag for tag in cell]
+        if isinstance(cell, list)
+        else cell
+        for cell in cells
+    ]
+
+
+def _words(checker: Checker, row: int, cell: Any, what: str) -> list[str] | None:
+    """The words or tags of a cell; None, and an error in the report, where it has none."""
     try:
         if cell is None:
-            raise Unreadable("missing")
+            raise UnreadableError("missing")
         return parse_words(cell)
-    except Unreadable as error:
+    except UnreadableError as error:
         mend = LIST_MEND
         if what == "tags" and isinstance(cell, (list, str)) and "not a text" in str(error):
             mend = "Write the names of the tags, such as B-PERSON, not their numbers"
-        checker.error(f"{what}-unreadable", row, f"the {what} are {error}", mend)
-        return []
+        checker.error(f"{what}-unreadable", row, f"{what}: {error}", mend)
+        return None
 
 
 def _read_spans(table: Table, given: Mapping[str, Any], report: Report, repair: Repair, predict: bool) -> Table:
@@ -192,8 +218,7 @@ def _read_spans(table: Table, given: Mapping[str, Any], report: Report, repair: 
         checker = Checker(table.source, mapping["entities"], report, repair)
         cells = table.columns[mapping["entities"]]
         columns["entities"] = [
-            _row_entities(checker, row, text, cell)
-            for row, text, cell in zip(table.rows, texts, cells, strict=True)
+            _row_entities(checker, row, text, cell) for row, text, cell in zip(table.rows, texts, cells, strict=True)
         ]
     return Table(table.source, columns, table.rows, [*table.notes, *guessed])
 
@@ -203,17 +228,18 @@ def _row_entities(checker: Checker, row: int, text: Any, cell: Any) -> list[Enti
     if not isinstance(text, str):
         return []
     if cell is None:
-        checker.fault("entities-missing", row, "no spans are given", "read as a text without entities", SPAN_MEND)
+        how = "read as a text without entities"
+        checker.fault("entities-missing", row, "no spans are given", how, SPAN_MEND, dropped=how)
         return []
     raw: list[RawSpan] = []
     try:
-        values = parse_list(cell)
-    except Unreadable as error:
-        checker.error("spans-unreadable", row, f"the spans are {error}", SPAN_MEND)
+        values = parse_list(cell, SPANS)
+    except UnreadableError as error:
+        checker.error("spans-unreadable", row, f"spans: {error}", SPAN_MEND)
         return []
     for number, value in enumerate(values, start=1):
         try:
             raw += parse_span(number, value)
-        except Unreadable as error:
+        except UnreadableError as error:
             checker.error("spans-unreadable", row, str(error), SPAN_MEND)
     return checker.entities(row, text, raw, word_spans(text)) if raw else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,13 +47,13 @@ class Checker:
             raise ConfigError(f"data.repair={repair}: allowed are {', '.join(REPAIRS)}")
         self.source, self.column, self.report, self.repair = source, column, report, repair
 
-    def fault(self, code: str, row: int, what: str, repaired: str | None, mend: str) -> bool:
+    def fault(self, code: str, row: int, what: str, repaired: str | None, mend: str, dropped: str = "dropped") -> bool:
         """Report a fault; `repaired` says how it can be mended. True if it is to be mended so."""
         if self.repair == "error":
             self.report.add(Problem("error", code, self.source, row, self.column, what, mend))
             return False
         mending = self.repair == "repair" and repaired is not None
-        what = f"{what}: {repaired if mending else 'dropped'}"
+        what = f"{what}: {repaired if mending else dropped}"
         self.report.add(Problem("warning", code, self.source, row, self.column, what, mend))
         return mending
 
@@ -97,8 +98,9 @@ class Checker:
         if said is None or text[start:end] == said or text[start:end].strip() == said.strip():
             return entity
         what = f"{span} is {_quoted(text[start:end])} but its own text says {_quoted(said)}"
-        at = text.find(said) if said else -1
-        if at < 0 or text.find(said, at + 1) >= 0:
+        places = [match.start() for match in re.finditer(f"(?={re.escape(said)})", text)] if said else []
+        at = min(places, key=lambda place: abs(place - start), default=None)
+        if at is None:
             self.fault("span-other-text", row, what, None, COUNTING)
             return None
         if self.fault("span-other-text", row, what, f"moved to ({at}, {at + len(said)})", COUNTING):
@@ -122,9 +124,7 @@ class Checker:
             return begin, stop, label
         return None
 
-    def _whole_words(
-        self, row: int, text: str, span: RawSpan, entity: Entity, words: Sequence[Span]
-    ) -> Entity | None:
+    def _whole_words(self, row: int, text: str, span: RawSpan, entity: Entity, words: Sequence[Span]) -> Entity | None:
         """From the start of a word to the end of one: words are what is tagged."""
         if words_of(entity, words) is not None:
             return entity

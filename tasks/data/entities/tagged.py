@@ -10,6 +10,9 @@ from tasks.data.entities.spans import Checker
 from tasks.data.entities.tags import ALLOWED_TAGS, Entity, detect_scheme, is_tag, runs
 from tasks.data.entities.words import Span
 
+# More labels without B- and I- are words of another column: entity schemes have some 20, fine ones about 100.
+BARE_LABELS = 200
+
 
 @dataclass
 class Tagged:
@@ -48,9 +51,7 @@ def tagged_entities(
     """
     scheme = detect_scheme(sentence.tags for sentence in sentences)
     if scheme == "IO":
-        names = {tag for sentence in sentences for tag in sentence.tags} - {"O"}
-        if len(names) > len(sentences) and len(names) > 100:  # words, not labels
-            raise DataError(f"{checker.source}: {len(names):,} different tags ({min(names)!r} …); allowed: {ALLOWED_TAGS}")
+        _check_labels(checker.source, {tag for sentence in sentences for tag in sentence.tags} - {"O"})
     found = []
     for sentence, spans in zip(sentences, places, strict=True):
         tags = sentence.tags
@@ -66,6 +67,18 @@ def tagged_entities(
                 entities.append((spans[run.start][0], spans[run.stop - 1][1], run.label))
         found.append(entities)
     return found, scheme
+
+
+def _check_labels(source: str, names: set[str]) -> None:
+    """Refuse what is no set of labels: numbers, or the words of another column."""
+    shown = ", ".join(sorted(map(repr, names))[:3]) + (" …" if len(names) > 3 else "")
+    if any(name.isdigit() for name in names):
+        raise DataError(f"{source}: the tags are numbers ({shown}); write their names: {ALLOWED_TAGS}")
+    if len(names) > BARE_LABELS:
+        raise DataError(
+            f"{source}: {len(names):,} different tags without a prefix ({shown}): is this the column of tags? "
+            f"Allowed: {ALLOWED_TAGS}, or bare labels, {BARE_LABELS} at most"
+        )
 
 
 def _known(checker: Checker, sentence: Tagged, number: int, tag: str) -> str:
