@@ -14,7 +14,6 @@ from app.rundir import data_name
 from app.summary import summarise
 from app.threads import use_threads
 from modernbert.errors import DataError
-from tasks.data import readers
 from tasks.data.module import require_columns
 from tasks.data.schema import Report
 from tasks.evaluation import evaluate
@@ -26,12 +25,12 @@ def main(cfg: DictConfig) -> int:
     use_threads(cfg.threads)
     run = Run.load(cfg.run, cfg.device)
     settings = plain(cfg.data)
-    read = readers.read(settings["test"])
+    report = Report()
+    read = run.schema.read(settings["test"], settings["columns"], report, {})
     if not len(read):
         raise DataError(f"data.test={settings['test']} has no rows.")
     table = run.column_map(read, settings["columns"])
     require_columns(table, run.schema.columns)
-    report = Report()
     run.schema.check(report, {"test": table})
     Doctor().show(report)
     folder = Path(cfg.output) if cfg.output else run.folder / "evaluations" / data_name(settings["test"])

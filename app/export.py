@@ -1,32 +1,81 @@
-"""`modernbert export`: a saved run's model where other software looks for it."""
+"""`modernbert export`: a saved run where other software looks for it, proven equal on real rows."""
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig
+from rich.table import Table
 
 from app import console
+from app.compose import plain
+from app.failures import FAILED, OK
+from app.threads import use_threads
 from modernbert.errors import ConfigError
-from tasks.run import Run
-
-FORMATS = ("transformers",)
+from tasks.export import Exporter, Parity, ParityError, Rows, choose_formats, open_export, speed
+from tasks.export.card import load_lines
+from tasks.export.formats import require_free
+from tasks.run import Run, write_json
 
 
 def main(cfg: DictConfig) -> int:
-    """Write `cfg.run` as `cfg.format`; returns the exit status."""
-    if cfg.format not in FORMATS:
-        raise ConfigError(f"format={cfg.format}: allowed is {', '.join(FORMATS)}.")
+    """Write `cfg.run` in each of `cfg.format`; returns the exit status, not 0 if the gate refused one."""
+    use_threads(cfg.threads)
+    settings = plain(cfg)
+    names = choose_formats(settings["format"])
+    drop = float(settings["max_metric_drop"])
+    if not 0 <= drop < 1:
+        raise ConfigError(f"max_metric_drop={drop}: allowed is 0 up to, but not, 1 (0.005 is half a point).")
     run = Run.load(cfg.run, "cpu")
-    folder = Path(cfg.output) if cfg.output else run.folder / "export" / cfg.format
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"output={folder} is there already and not empty: name a new folder, or delete it.")
-    # The saved model is already in the layout of transformers; the card and task.json go along.
-    shutil.copytree(run.folder / "model", folder, dirs_exist_ok=True)
-    for name in ("README.md", "task.json"):
-        if (run.folder / name).is_file():
-            shutil.copyfile(run.folder / name, folder / name)
-    console.out().print(f"{cfg.format}: {folder}")
-    console.out().print(f'load it: transformers.pipeline("{run.task.pipeline}", model="{folder}")')
-    return 0
+    folders = choose_folders(run, names, settings["output"])
+    rows = Rows(run, settings["data"]["test"], settings["data"]["columns"])
+    console.note(f"each format answers {len(rows)} rows of {rows.source} before it is written")
+    done: dict[str, Path] = {}
+    with Exporter(run, rows, drop) as exporter:
+        for name, folder in folders.items():
+            try:
+                tell(exporter.export(name, folder), folder, load_lines(run, name, folder, run.folder / "model"))
+                done[name] = folder
+            except ParityError as error:
+                console.error(str(error))
+    if settings["figures"] and done:
+        tell_figures(run, rows, done)
+    return OK if len(done) == len(names) else FAILED
+
+
+def choose_folders(run: Run, names: Sequence[str], output: str | None) -> dict[str, Path]:
+    """A free folder for each format: `output` itself for one, a folder in it for several."""
+    base = Path(output) if output else run.folder / "export"
+    folders = {names[0]: base} if output and len(names) == 1 else {name: base / name for name in names}
+    for folder in folders.values():
+        require_free(folder)
+    return folders
+
+
+def tell(parity: Parity, folder: Path, load: str) -> None:
+    """Where it is, that it is equal, how to load it."""
+    out = console.out()
+    out.print(f"{parity.format}: {folder}  ({speed.bytes_of(folder) / 1e6:.1f} MB)")
+    out.print(parity.table())
+    if parity.kept_in_float:
+        out.print(f"left in float: {', '.join(parity.kept_in_float)}")
+    out.print("load it:\n" + "\n".join(f"  {line}" for line in load.splitlines()), soft_wrap=True)
+    out.print()
+
+
+def tell_figures(run: Run, rows: Rows, folders: dict[str, Path]) -> None:
+    """Time the run and its exports, show the table, save it as figures.json beside each."""
+    models = {name: open_export(run, name, folder) for name, folder in folders.items()}
+    sizes = {name: speed.bytes_of(folder) for name, folder in folders.items()}
+    found = speed.measure(rows, models, {speed.OURS: speed.bytes_of(run.folder / "model")} | sizes)
+    table = Table("", "MB", "batch 1, ms", "batch 32, rows/s", "against the run", box=None)
+    base = found[speed.OURS].rows
+    for name, figure in found.items():
+        cells = (f"{figure.bytes / 1e6:.1f}", f"{figure.alone * 1e3:.2f}", f"{figure.rows:.0f}")
+        table.add_row(name, *cells, f"{figure.rows / base:.2f}x")
+    console.out().print(table)
+    console.out().print(speed.describe(rows), soft_wrap=True)
+    plain_figures = {name: vars(figure) for name, figure in found.items()}
+    for folder in folders.values():
+        write_json(folder / "figures.json", {"how": speed.describe(rows), "figures": plain_figures})

@@ -11,9 +11,7 @@ from app.compose import plain
 from app.progress import tracking
 from app.threads import use_threads
 from modernbert.errors import ConfigError
-from tasks.data import readers
-from tasks.data.writers import open_writer
-from tasks.evaluation import with_columns
+from tasks.data.writers import open_writer, with_columns
 from tasks.run import Run
 
 #: Rows read, scored and written at a time: enough for like lengths to meet, small enough for any memory.
@@ -31,16 +29,15 @@ def main(cfg: DictConfig) -> int:
     budget = None if settings["tokens_per_batch"] == "auto" else int(settings["tokens_per_batch"])
     rows, cut, empty = 0, 0, []
     output.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        open_writer(output) as writer,
-        tracking("predicting", readers.count(cfg.input)) as advance,
-    ):
-        for table in readers.stream(cfg.input, CHUNK):
+    count, tables = run.schema.stream(cfg.input, settings["columns"], CHUNK)
+    with open_writer(output) as writer, tracking("predicting", count) as advance:
+        for table in tables:
             outputs = run.outputs(run.column_map(table, settings["columns"]), budget)
-            writer.write(with_columns(table, run.task.to_columns(outputs)))
+            found = run.task.to_columns(outputs)
+            writer.write(with_columns(table, found))
             rows += len(table)
-            cut += sum(found.cut for found in outputs if found is not None)
-            empty += [row for row, found in zip(table.rows, outputs, strict=True) if found is None]
+            cut += sum(map(bool, found.get("cut", ())))
+            empty += [row for row, output in zip(table.rows, outputs, strict=True) if output is None]
             advance(len(table))
     say_what_was_left_out(run, cfg.input, rows, cut, empty)
     console.out().print(f"{rows:,} rows scored, in {output}")

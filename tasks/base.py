@@ -78,7 +78,6 @@ class Task(L.LightningModule):
     """
 
     schema_type: ClassVar[Any]
-    schema: Any
     #: The transformers pipeline that a saved run loads in, and the metrics that a summary shows, in order.
     pipeline: ClassVar[str]
     pipeline_options: ClassVar[str] = ""
@@ -142,13 +141,13 @@ class Task(L.LightningModule):
         """Outputs as columns of a table; None stands for a row that could not be read."""
         raise NotImplementedError
 
+    def decisions(self, outputs: Sequence[Any]) -> list[Any]:
+        """What was decided, without scores: equal for two models that answer alike."""
+        return self.to_columns(outputs)["prediction"]
+
     def readable(self, table: Table, outputs: Sequence[Any]) -> dict[str, list[Any]]:
         """predictions.csv: labelled rows and what was predicted for them, for a person."""
         return with_columns(table, {"row": table.rows} | self.to_columns(outputs))
-
-    def describe(self, value: Any) -> str:
-        """A target as a person reads it."""
-        raise NotImplementedError
 
     def error_columns(self, errors: Sequence[Mapping[str, Any]], table: Table) -> dict[str, list[Any]]:
         """worst_errors.csv from the rows of `tasks.metrics.WorstErrors`, each with its row of `table`."""
@@ -173,7 +172,7 @@ class Task(L.LightningModule):
         raw["id2label"] = {str(i): name for i, name in enumerate(names)}
         raw["label2id"] = {name: i for i, name in enumerate(names)}
         raw["num_labels"] = len(names)
-        raw["classifier_dropout"] = self.head.drop.p
+        raw["classifier_dropout"] = self.head.drop.p  # type: ignore[union-attr]
         return raw
 
     def fitted(self) -> dict[str, Any]:

@@ -21,14 +21,14 @@ tags: [modernbert, {pipeline}]
 ```python
 from transformers import pipeline
 
-pipeline("{pipeline}", model="model")({example!r})
+pipeline("{pipeline}", model="model"{options})({example!r})
 ```
 
 ## Data
 
 {data}
 
-Texts are cut at {max_length} tokens.
+{lengths}
 
 ## Scores
 
@@ -50,13 +50,14 @@ def write_card(folder: Path, task: Task, facts: Mapping[str, Any], metrics: Mapp
     data = [f"- {split}: {d['rows']:,} rows of `{Path(d['source']).name}`" for split, d in facts["data"].items()]
     text = TEMPLATE.format(
         pipeline=task.pipeline,
+        options=task.pipeline_options,
         title=folder.name,
         what=task.schema.describe(),
         source=encoder["source"],
         revision=f" at `{encoder['revision']}`" if encoder["revision"] else "",
         example="Where is my order?",
         data="\n".join(data),
-        max_length=task.schema.max_length,
+        lengths=task.schema.describe_lengths(),
         scores=score_table(task, metrics),
     )
     (folder / "README.md").write_text(text, encoding="utf-8")

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -166,12 +165,7 @@ class Classification(Task):
         """The pairs of labels that are mixed up most: true, predicted, count, support."""
         if self.labels.kind in ("regression", "multilabel"):
             return []
-        matrix, names = report.confusion(), self.labels.names
-        pairs = [(int(n), i, j) for (i, j), n in np.ndenumerate(matrix) if n and i != j]
-        return [
-            {"true": names[i], "predicted": names[j], "count": n, "support": int(matrix[i].sum())}
-            for n, i, j in sorted(pairs, key=lambda pair: -pair[0])[:most]
-        ]
+        return metrics.confused_pairs(report.confusion(), self.labels.names, most)
 
     def plot(self, report: Any, folder: Path) -> None:
         """confusion_matrix.png and reliability.png, or scores.png of a regression."""
@@ -254,4 +248,4 @@ def weigh(weights: Any, schema: ClassificationSchema) -> Tensor | None:
     """Class weights (L,) in the order of the labels; None for equal ones."""
     if weights is not None and schema.labels.kind in ("ordinal", "regression"):
         raise ConfigError(f"task.class_weights do not apply to {schema.labels.kind} labels: leave them out.")
-    return class_weights(weights, schema.counts)
+    return losses.weigh_classes(weights, schema.counts)

@@ -45,6 +45,10 @@ class CRF(nn.Module):
         first, last: (L,) which tags may begin and end a sequence; None allows all.
     """
 
+    penalty: Tensor
+    penalty_start: Tensor
+    penalty_end: Tensor
+
     def __init__(
         self, tags: int, allowed: Tensor | None = None, first: Tensor | None = None, last: Tensor | None = None
     ) -> None:

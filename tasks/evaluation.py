@@ -35,49 +35,29 @@ def evaluate(
     """
     report, worst = task.new_report(split).to(task.device), WorstErrors()
     folder.mkdir(parents=True, exist_ok=True)
-    cut = examples.tokens.full_lengths > examples.tokens.lengths
     with open_writer(folder / "predictions.csv") as writer:
         start = 0
         waiting: dict[int, Any] = {}
         for batch, outputs in forward(task, examples, tokens_per_batch, WINDOW):
             task.measure(report, worst, outputs, batch)
             index = batch.index.tolist()
-            waiting.update(zip(index, task.decode(outputs, cut[index].tolist()), strict=True))
+            waiting.update(zip(index, task.decode(outputs, batch, examples.cut[index].tolist()), strict=True))
             if advance:
                 advance(len(index))
             full = min(start + WINDOW, len(examples)) - start
             if len(waiting) == full:
                 rows = list(range(start, start + full))
-                chunk = table.select(rows)
-                writer.write(with_columns(chunk, {"row": chunk.rows} | task.to_columns([waiting[i] for i in rows])))
+                writer.write(task.readable(table.select(rows), [waiting[i] for i in rows]))
                 start, waiting = start + full, {}
     write_errors(folder / "worst_errors.csv", worst.rows(), table, task)
     task.plot(report, folder)
     return report
 
 
-def with_columns(table: Table, found: dict[str, list]) -> dict[str, list]:
-    """The table's columns and the new ones; a name that is taken gets "_predicted" behind it."""
-    columns = dict(table.columns)
-    for name, values in found.items():
-        free = name
-        while free in columns:
-            free += "_predicted"
-        columns[free] = values
-    return columns
-
-
 def write_errors(path: Path, rows: list[dict[str, Any]], table: Table, task: Task) -> None:
     """The worst errors, the worst first, with the row they stand in."""
-    chosen = table.select([row["index"] for row in rows])
-    columns: dict[str, list] = {
-        "row": chosen.rows,
-        "loss": [round(row["loss"], 4) for row in rows],
-        "right": [task.describe(row["gold"]) for row in rows],
-        "predicted": [task.describe(row["predicted"]) for row in rows],
-    }
     with open_writer(path) as writer:
-        writer.write(columns | {c: chosen.columns[c] for c in task.schema.text_columns()})
+        writer.write(task.error_columns(rows, table.select([row["index"] for row in rows])))
 
 
 def learning_curves(task: Task, folder: Path) -> None:

@@ -96,8 +96,18 @@ def merge_columns(columns: Sequence[Sequence[Any]], names: Sequence[str]) -> lis
     return [tuple(n for n, value in zip(names, row, strict=True) if is_on(value)) for row in zip(*columns, strict=True)]
 
 
+ON = frozenset({"1", "1.0", "true", "yes", "y", "x"})
+OFF = frozenset({"", "0", "0.0", "false", "no", "n", "-", "none"})
+
+
 def is_on(value: Any) -> bool:
-    return str(value).strip().lower() in ("1", "1.0", "true", "yes", "y", "x")
+    """Whether a cell of a 0/1 column says yes; `is_switch` tells whether it says anything."""
+    return str(value).strip().lower() in ON
+
+
+def is_switch(value: Any) -> bool:
+    """Whether a cell of a 0/1 column is one of the words for yes or no; an empty one is no."""
+    return value is None or str(value).strip().lower() in ON | OFF
 
 
 def fit_labels(cells: Sequence[Any], kind: str, separator: str = ";", columns: Sequence[str] = ()) -> Labels:

@@ -13,11 +13,14 @@ B examples of a micro-batch, L labels, K grades of an ordinal scale.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from modernbert.errors import BackendError
+from modernbert.errors import BackendError, ConfigError
 
 
 def units(targets: Tensor, class_weights: Tensor | None = None) -> Tensor:
@@ -31,6 +34,31 @@ def units(targets: Tensor, class_weights: Tensor | None = None) -> Tensor:
     if class_weights is None:
         return torch.tensor(float(targets.numel()), device=targets.device)
     return class_weights.to(targets.device, torch.float32)[targets].sum()
+
+
+def weigh_classes(asked: Any, counts: Mapping[str, int]) -> Tensor | None:
+    """Class weights (L,) fp32 in the order of `counts`, the training examples of each class; None for equal ones.
+
+    Args:
+        asked: None, "balanced" (examples / (classes * examples of the class)), or a weight for each class.
+
+    Raises:
+        ConfigError: anything else, or weights that do not name each class.
+    """
+    if asked is None:
+        return None
+    total, classes = sum(counts.values()), len(counts)
+    if asked == "balanced":
+        return torch.tensor([total / (classes * max(1, count)) for count in counts.values()])
+    if not isinstance(asked, Mapping):
+        raise ConfigError(f"task.class_weights={asked}: allowed is null, balanced or a weight for each label.")
+    given = {str(name): float(weight) for name, weight in asked.items()}
+    if set(given) != set(counts):
+        raise ConfigError(
+            f"task.class_weights must name every label once. Missing: {sorted(set(counts) - set(given))[:5]}; "
+            f"unknown: {sorted(set(given) - set(counts))[:5]}."
+        )
+    return torch.tensor([given[name] for name in counts])
 
 
 def cross_entropy_sum(

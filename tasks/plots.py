@@ -28,7 +28,7 @@ MOST_LABELS = 30
 LONGEST_LABEL = 28
 
 
-def confusion_matrix(path: Path | str, matrix: NDArray, labels: Sequence[str]) -> None:
+def confusion_matrix(path: Path | str, matrix: NDArray, labels: Sequence[str], things: str = "rows") -> None:
     """Rows of gold, columns of predictions: the share of each gold label as colour, the counts as text.
 
     With more than 30 labels the block of the 30 that take part in the most confusions is drawn, and says so.
@@ -37,7 +37,7 @@ def confusion_matrix(path: Path | str, matrix: NDArray, labels: Sequence[str]) -
     if matrix.shape != (len(labels), len(labels)) or not len(labels):
         raise ValueError(f"a confusion matrix of {len(labels)} labels is square, not {matrix.shape}")
     right = int(np.trace(matrix))
-    title = f"{right:,} of {int(matrix.sum()):,} rows right"
+    title = f"{right:,} of {int(matrix.sum()):,} {things} right"
     shown = _most_confused(matrix)
     if len(shown) < len(labels):
         wrong = int(matrix.sum()) - right

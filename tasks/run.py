@@ -75,10 +75,10 @@ class Run:
         found: list[Any] = [None] * len(table)
         if good:
             examples = self.schema.examples(table.select(good), self.tokenizer, targets=False)
-            cut = examples.tokens.full_lengths > examples.tokens.lengths
             for batch, outputs in forward(self.task, examples, tokens_per_batch):
                 index = batch.index.tolist()
-                for i, output in zip(index, self.task.decode(outputs, cut[index].tolist()), strict=True):
+                decoded = self.task.decode(outputs, batch, examples.cut[index].tolist())
+                for i, output in zip(index, decoded, strict=True):
                     found[good[i]] = output
         return found
 

@@ -69,6 +69,7 @@ class TaggedTexts:
         targets: (all sub-words,) tags, of which those of the units count; None for prediction.
         entities: the right answers of each text, None for prediction.
         labels: of the entities, in the order of the tags.
+        lost: (text, entity) of those that no prediction can give, for the doctor.
     """
 
     def __init__(
@@ -80,10 +81,11 @@ class TaggedTexts:
         targets: np.ndarray | None = None,
         entities: Sequence[Sequence[Entity]] | None = None,
         labels: Sequence[str] = (),
+        lost: Sequence[tuple[int, Entity]] = (),
     ) -> None:
         tokens: WordTokens = windows.tokens
         self.texts, self.windows, self.entities, self.labels = texts, windows, entities, labels
-        self.offsets = tokens.offsets
+        self.lost, self.offsets = lost, tokens.offsets
         first = tokens.first
         self.units = np.flatnonzero(tokens.words >= 0 if all_subwords else first)  # positions among all sub-words
         self.heads = first[self.units]
@@ -110,7 +112,7 @@ class TaggedTexts:
         window, text_of = ranges(self.window_starts[index], self.window_starts[index + 1])
         packed = self.windows.collate(window).packed
         start, stop = self.windows.windows.start[window], self.windows.windows.stop[window]
-        low, high = np.searchsorted(self.units, self.offsets[index]), np.searchsorted(self.units, self.offsets[index + 1])
+        low, high = (np.searchsorted(self.units, self.offsets[index + i]) for i in (0, 1))  # units of each text
         cu_units = np.concatenate([[0], np.cumsum(high - low)])
         unit, window_of = ranges(np.searchsorted(self.units, start), np.searchsorted(self.units, stop))
         place = self.units[unit] - start[window_of]  # in its window, without special tokens
@@ -123,7 +125,7 @@ class TaggedTexts:
             packed=packed,
             targets=None if self.targets is None else torch.from_numpy(self.targets[mine]),
             index=torch.from_numpy(index),
-            unit_tokens=packed.cu_seqlens.long()[torch.from_numpy(window_of)] + torch.from_numpy(self.windows.lead + place),
+            unit_tokens=packed.cu_seqlens.long()[window_of] + torch.from_numpy(self.windows.lead + place),
             unit_of=torch.from_numpy(unit - low[row] + cu_units[row]),
             weight=torch.from_numpy(1 + np.minimum(place, (stop - start)[window_of] - 1 - place)),
             cu_units=torch.from_numpy(cu_units),

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tasks.data import doctor, split
+from tasks.data import doctor, readers, split
 from tasks.data.examples import TextExamples
 from tasks.data.readers import Table
-from tasks.data.schema import Report, Role
+from tasks.data.schema import Report, Role, map_columns
 from tasks.data.tokenise import Progress, tokenise
-from tasks.labels import Labels, fit_labels, merge_columns
+from tasks.labels import Labels, fit_labels, is_switch, merge_columns
 
 TEXT = ("text", "sentence", "review", "body", "content", "message", "comment", "question", "utterance", "query",
         "tweet", "post", "document", "description", "title", "sentence1", "premise")  # fmt: skip
@@ -38,6 +38,21 @@ class ClassificationSchema:
         Role("text_pair", PAIR, required=False, for_prediction=True, help="a second text, read with the first"),
         Role("label", LABEL, required=True, for_prediction=False, help="the right answer"),
     )
+
+    @classmethod
+    def read(cls, source: str, given: Mapping[str, Any], report: Report, reading: Mapping[str, str]) -> Table:
+        """A file of labelled rows. (Tasks that read other formats need the columns and the report for it.)"""
+        return readers.read(source)
+
+    @classmethod
+    def stream(cls, source: str, given: Mapping[str, Any], chunk: int) -> tuple[int | None, Iterator[Table]]:
+        """The number of rows to predict, where that is cheap to know, and tables of at most `chunk` of them."""
+        return readers.count(source), readers.stream(source, chunk)
+
+    @classmethod
+    def match(cls, train: Table, given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+        """The column of each role, and a sentence for each that was guessed."""
+        return map_columns(train, cls.roles, given)
 
     @classmethod
     def fit(
@@ -91,16 +106,26 @@ class ClassificationSchema:
             return parsed
         if self.labels.kind != "multilabel":
             doctor.check_missing_labels(report, table, column, cells)
-        doctor.check_label_spelling(report, table, column, cells)
+        for switch in self.labels.columns:
+            doctor.check_switches(report, table, switch, is_switch)
+        doctor.check_label_spelling(report, table, column, parsed if self.labels.kind == "multilabel" else cells)
         if name == "train":
             doctor.check_class_counts(report, table, column, parsed)
         else:
             doctor.check_unseen(report, table, column, parsed, self.labels.names)
         return parsed
 
+    def check_lengths(self, report: Report, table: Table, examples: TextExamples) -> None:
+        """What truncation leaves out."""
+        doctor.check_lengths(report, table, examples.tokens.full_lengths, self.max_length)
+
     def label_column(self) -> str:
         label = self.columns["label"]
         return ", ".join(label) if isinstance(label, (list, tuple)) else label
+
+    def describe_lengths(self) -> str:
+        """What happens to a long text, in a sentence."""
+        return f"Texts are cut at {self.max_length} tokens."
 
     def describe(self) -> str:
         """One phrase of what is learned."""

@@ -15,8 +15,7 @@ from modernbert.errors import ConfigError, DataError
 from tasks.data import readers
 from tasks.data.readers import Table
 from tasks.data.schema import Role, map_columns
-from tasks.data.writers import open_writer
-from tasks.evaluation import with_columns
+from tasks.data.writers import open_writer, with_columns
 from tasks.run import Run
 from ui import markup
 from ui.messages import as_message

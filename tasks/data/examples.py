@@ -58,6 +58,10 @@ class Examples(Protocol):
     def lengths(self) -> npt.NDArray[np.int32]:
         """(N,) tokens of each example."""
 
+    @property
+    def cut(self) -> npt.NDArray[np.bool_]:
+        """(N,) whether an example was cut short."""
+
     def __len__(self) -> int: ...
 
     def collate(self, indices: Indices) -> Batch:
@@ -84,6 +88,10 @@ class TextExamples:
     @property
     def lengths(self) -> npt.NDArray[np.int32]:
         return self.tokens.lengths
+
+    @property
+    def cut(self) -> npt.NDArray[np.bool_]:
+        return self.tokens.full_lengths > self.tokens.lengths
 
     def __len__(self) -> int:
         return len(self.tokens)

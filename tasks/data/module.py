@@ -11,11 +11,11 @@ import lightning as L
 from torch.utils.data import DataLoader
 
 from modernbert.errors import ConfigError, DataError
-from tasks.data import doctor, readers, split
+from tasks.data import split
 from tasks.data.examples import Examples, eval_loader, train_loader
 from tasks.data.readers import Table
 from tasks.data.sampler import StepSampler
-from tasks.data.schema import Report, map_columns
+from tasks.data.schema import Report
 
 #: Tokens of one forward pass. On a CPU the caches are full at about 2k tokens, more only costs memory
 #: (FIELD measurements); a GPU wants enough rows to fill its matrix units.
@@ -26,7 +26,7 @@ MIN_ROWS = 10
 
 @dataclasses.dataclass(frozen=True)
 class DataSettings:
-    """The `data` keys of the configuration; see docs/configuration.md.
+    """The `data` keys of the configuration; see docs/configuration.md. `format` and `repair` are for spans alone.
 
     Raises:
         ConfigError: for a value outside its range.
@@ -41,6 +41,8 @@ class DataSettings:
     max_length: int | Literal["auto"] = "auto"
     tokens_per_batch: int | Literal["auto"] = "auto"
     cache: bool = True
+    format: str = "auto"
+    repair: str = "repair"
 
     def __post_init__(self) -> None:
         if not 0 <= self.validation_share < 1:
@@ -52,6 +54,11 @@ class DataSettings:
             value = getattr(self, key)
             if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or value < 8):
                 raise ConfigError(f"data.{key}={value}: allowed is auto, or a whole number of tokens, at least 8.")
+
+    @property
+    def reading(self) -> dict[str, str]:
+        """How files are read, for tasks with formats of their own."""
+        return {"format": self.format, "repair": self.repair}
 
     def token_limit(self, model_limit: int) -> int:
         """Most tokens of one text, special tokens included."""
@@ -95,17 +102,16 @@ def check(schema_type: Any, settings: DataSettings, task: Mapping[str, Any], lim
 
     Nothing is raised for bad rows here: they are in `report`, errors and warnings, for the caller to show.
     """
-    tables = {"train": readers.read(settings.train)}
-    for name in ("validation", "test"):
+    report, tables = Report(), {}
+    for name in ("train", "validation", "test"):
         if source := getattr(settings, name):
-            tables[name] = readers.read(source)
+            tables[name] = schema_type.read(source, settings.columns, report, settings.reading)
     notes = [f"{table.source}: {note}" for table in tables.values() for note in table.notes]
-    columns, guessed = map_columns(tables["train"], schema_type.roles, settings.columns)
+    columns, guessed = schema_type.match(tables["train"], settings.columns)
     notes += guessed
     for table in list(tables.values())[1:]:
         require_columns(table, columns)
     schema = schema_type.fit(tables["train"], columns, task, limit)
-    report = Report()
     schema.check(report, tables)
     if "validation" not in tables and settings.validation_share and not report.errors:
         notes.append(add_validation(tables, schema, settings, seed))
@@ -120,7 +126,7 @@ def prepare(
     for name, table in checked.tables.items():
         progress = in_rows(advance, len(table)) if advance else None
         examples[name] = checked.schema.examples(table, tokenizer, cache_dir=cache_dir, progress=progress)
-        doctor.check_lengths(checked.report, table, examples[name].tokens.full_lengths, checked.schema.max_length)
+        checked.schema.check_lengths(checked.report, table, examples[name])
     return Prepared(checked.schema, checked.tables, examples, checked.report, checked.notes)
 
 

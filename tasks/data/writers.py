@@ -20,6 +20,7 @@ from openpyxl.utils.exceptions import IllegalCharacterError
 
 from modernbert.errors import DataError
 from tasks.data.readers.source import format_of
+from tasks.data.readers.table import Table
 
 ALLOWED = ".csv, .tsv, .jsonl (each also with .gz), .parquet, .xlsx"
 # Excel's specification of a sheet; the header is one of the rows.
@@ -27,6 +28,17 @@ SHEET_ROWS = 1_048_576
 CELL_CHARACTERS = 32_767
 
 Columns = Mapping[str, Sequence[Any]]
+
+
+def with_columns(table: Table, found: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+    """The table's columns and the new ones; a name that is taken gets "_predicted" behind it."""
+    columns = dict(table.columns)
+    for name, values in found.items():
+        free = name
+        while free in columns:
+            free += "_predicted"
+        columns[free] = values
+    return columns
 
 
 class Writer(Protocol):

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from modernbert.errors import ConfigError
 from modernbert.packing import Packed
-from tasks.export.padded import Padded, pad, unpad
+from tasks.export.padded import Padded, pad, pad_token, unpad
 
 #: The first with Gelu as one operator; ONNX Runtime reads it since 1.17 (2024).
 OPSET = 20
@@ -46,7 +46,7 @@ def require_onnx(name: str) -> None:
 
 def write_graph(padded: Padded, path: Path, facts: Mapping[str, Any]) -> None:
     """Write the fp32 graph with named dynamic axes and `facts` (JSON values) as its metadata."""
-    example = torch.full((2, 8), padded.config.pad_token_id)
+    example = torch.full((2, 8), pad_token(padded.config))
     mask = torch.ones_like(example)
     mask[1, 5:] = 0
     values = {"input_ids": example, "attention_mask": mask, "token_type_ids": torch.zeros_like(example)}
@@ -79,9 +79,8 @@ def write_half(source: Path, path: Path) -> None:
     Raises:
         ConfigError: a graph too large for one file.
     """
-    from onnxruntime.transformers.float16 import convert_float_to_float16
-
     import onnx
+    from onnxruntime.transformers.float16 import convert_float_to_float16
 
     model = read_graph(source)
     with quiet():
@@ -109,19 +108,18 @@ def read_graph(path: Path) -> Any:
 
 
 class OnnxModel:
-    """A graph in ONNX Runtime on the CPU, behind the packed call of the gate.
+    """A graph in ONNX Runtime on the CPU, with as many threads as torch uses, behind the packed call of the gate.
 
     Args:
         path: of the graph.
         pad_token_id: what padding holds.
-        threads: of the matrix products; 0 leaves it to ONNX Runtime.
     """
 
-    def __init__(self, path: Path, pad_token_id: int, threads: int = 0) -> None:
+    def __init__(self, path: Path, pad_token_id: int) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3  # errors; it warns of every operator it moves
         self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         self.pad_token_id = pad_token_id
@@ -139,8 +137,7 @@ class OnnxModel:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Without the exporters' remarks about packages that are not needed and about their own internals."""
-    names = ("torch.onnx", "onnxscript", "onnx_ir", "root")
-    loggers = [logging.getLogger(None if name == "root" else name) for name in names]
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "")]
     levels = [logger.level for logger in loggers]
     try:
         for logger in loggers:

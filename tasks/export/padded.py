@@ -8,7 +8,8 @@ B sequences, S longest sequence, T tokens, L outputs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from modernbert.config import read_config
+from modernbert.config import EncoderConfig, read_config
 from modernbert.errors import ConfigError
 from modernbert.packing import Packed, to_padded
 
@@ -69,7 +70,8 @@ class Padded(nn.Module):
         found = architecture(pipeline)
         # eager: sdpa brings an IsNaN and a Where for each layer into the graph, for rows without any real token.
         auto: Any = getattr(transformers, found.auto_class)
-        self.model = auto.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32).eval()
+        with no_progress_bar():
+            self.model = auto.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32).eval()
         self.per_token, self.config = found.per_token, read_config(folder)
         self.inputs = input_names(self.config.family)
         names = self.model.config.id2label
@@ -88,9 +90,28 @@ class TorchModel:
         self.labels = self.padded.labels
 
     def __call__(self, packed: Packed) -> Tensor:
-        inputs = pad(packed, self.padded.inputs, self.padded.config.pad_token_id)
+        inputs = pad(packed, self.padded.inputs, pad_token(self.padded.config))
         with torch.inference_mode():
             return unpad(self.padded(**inputs), packed, self.padded.per_token)
+
+
+@contextmanager
+def no_progress_bar() -> Iterator[None]:
+    """transformers draws one for each file of weights it reads."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def pad_token(config: EncoderConfig) -> int:
+    """What padding holds. Where a checkpoint names none any token does, as the mask hides it."""
+    return 0 if config.pad_token_id is None else config.pad_token_id
 
 
 def input_names(family: str) -> tuple[str, ...]:

@@ -12,8 +12,9 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from tasks.export.gate import RAGGED, Parity, Rows, check, refuse
+from tasks.export.gate import MIXED, Parity, Rows, check, refuse
 from tasks.export.onnx import OnnxModel, quiet, read_graph
+from tasks.export.padded import pad_token
 
 #: Most groups of consecutive layers that are tried one by one; each trial quantises the model again.
 MOST_GROUPS = 8
@@ -37,7 +38,7 @@ def write_int8(source: Path, path: Path, rows: Rows, max_metric_drop: float) -> 
 
     def attempt(kept: Collection[str]) -> OnnxModel:
         quantise(source, path, groups, kept)
-        return OnnxModel(path, rows.run.task.encoder.config.pad_token_id)
+        return OnnxModel(path, pad_token(rows.run.task.encoder.config))
 
     parity = check(rows, attempt(()), "onnx-int8", False, max_metric_drop)
     if parity.passed:
@@ -57,8 +58,7 @@ def write_int8(source: Path, path: Path, rows: Rows, max_metric_drop: float) -> 
 def drift(rows: Rows, model: OnnxModel) -> float:
     """Mean absolute difference of the logits over the first batches."""
     batches = rows.ragged[:TRIAL_BATCHES]
-    expected = rows.expected[f"batches of {RAGGED}"]
-    parts = [(model(b.packed) - e).abs().mean() for b, e in zip(batches, expected, strict=False)]
+    parts = [(model(b.packed) - e).abs().mean() for b, e in zip(batches, rows.expected[MIXED], strict=False)]
     return max(float(sum(parts)) / len(parts), 1e-12)
 
 

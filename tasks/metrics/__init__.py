@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from .classification import MulticlassReport
 from .multilabel import MultilabelReport
+from .rates import confused_pairs
 from .regression import RegressionReport
 from .report import Report
 from .spans import SpanReport
 from .worst import WorstErrors
 
-__all__ = ["MulticlassReport", "MultilabelReport", "RegressionReport", "Report", "SpanReport", "WorstErrors"]
+__all__ = [
+    "MulticlassReport",
+    "MultilabelReport",
+    "RegressionReport",
+    "Report",
+    "SpanReport",
+    "WorstErrors",
+    "confused_pairs",
+]

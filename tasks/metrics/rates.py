@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,15 @@ def label_rows(labels: list[str], confused: NDArray) -> list[dict[str, Any]]:
     columns = zip(labels, *rates(right, predicted, gold), gold, predicted, strict=True)
     names = ("label", "precision", "recall", "f1", "support", "predicted")
     return [plain(dict(zip(names, values, strict=True))) for values in columns]
+
+
+def confused_pairs(confused: NDArray, names: Sequence[str], most: int) -> list[dict[str, Any]]:
+    """The pairs of labels mixed up most, from counts (L, L): `true`, `predicted`, `count`, `support`."""
+    pairs = [(int(n), i, j) for (i, j), n in np.ndenumerate(confused) if n and i != j]
+    return [
+        {"true": names[i], "predicted": names[j], "count": n, "support": int(confused[i].sum())}
+        for n, i, j in sorted(pairs, key=lambda pair: -pair[0])[:most]
+    ]
 
 
 def mean_defined(values: Array) -> Array:

@@ -25,7 +25,7 @@ from . import bootstrap
 from .rates import mean_defined, put, rates
 from .report import Report, no_rows, plain
 
-#: What can be wrong with an entity. The last two stand alone, the others are a gold and a predicted entity that overlap.
+#: What can be wrong with an entity: the last two stand alone, the others are a gold and a predicted one that overlap.
 ERRORS = ("wrong_type", "wrong_boundary", "wrong_both", "missed", "spurious")
 HEADLINES = ("f1", "precision", "recall", "f1_macro", "f1_partial", "f1_type", "token_accuracy")
 #: Counts of a sentence beside right, predicted and gold entities of each label.
@@ -56,9 +56,7 @@ class SpanReport(Report):
             confused=(size + 1, size + 1),  # gold by predicted, the last is "no entity"
         )
 
-    def update(
-        self, predicted: Spans, gold: Spans, tokens: Tensor, tokens_right: Tensor, index: Tensor
-    ) -> None:
+    def update(self, predicted: Spans, gold: Spans, tokens: Tensor, tokens_right: Tensor, index: Tensor) -> None:
         """Adds B sentences.
 
         Args:

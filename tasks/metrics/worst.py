@@ -35,6 +35,10 @@ class WorstErrors:
         for i in chosen.tolist():
             self._push(_Entry(float(loss[i]), -int(index[i]), predicted[i].tolist(), gold[i].tolist()))
 
+    def add(self, loss: float, predicted: Any, gold: Any, index: int) -> None:
+        """Adds one wrong prediction; `predicted` and `gold` of any type that can be compared."""
+        self._push(_Entry(loss, -index, predicted, gold))
+
     def merge(self, other: WorstErrors) -> None:
         """Takes over the rows of another rank or file."""
         for entry in other._heap:

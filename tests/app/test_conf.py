@@ -31,7 +31,7 @@ def composed(group: str, option: str) -> dict:
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_option_composes_to_the_documented_keys(group: str, option: str) -> None:
     config = composed(group, option)
-    choices = CATALOG.defaults("train") | {"task": TASKS[0], group: option}
+    choices = CATALOG.defaults("train") | {"task": TASKS[0], group: option} | CATALOG.overridden(group, option)
     documented = {key.path for key in CATALOG.keys("train", choices)}
     assert {path for path in leaves(config) if path != "task._target_"} == documented
 

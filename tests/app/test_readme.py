@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,7 +16,6 @@ import httpx
 import pytest
 
 from app.compose import compose, expand, parse
-from ui.page import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -54,7 +54,7 @@ def check_call(command: list[str], folder: Path) -> None:
 
 def check_page(command: str, folder: Path) -> None:
     """The page answers on its port, and Ctrl-C ends it without an error."""
-    port = free_port("127.0.0.1", 23_000)
+    port = free_port()
     # exec, so that the signal reaches the page and not the shell before it.
     words = ["bash", "-c", f"exec {command} port={port}"]
     with subprocess.Popen(
@@ -70,6 +70,12 @@ def check_page(command: str, folder: Path) -> None:
                 page.kill()
                 raise
     assert (page.returncode, said) == (0, "stopped\n")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def answer(address: str, page: subprocess.Popen[str]) -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import pairwise, product
 
 import pytest
 import torch
@@ -36,7 +36,7 @@ def each_path(crf: CRF, emissions: Tensor) -> dict[tuple[int, ...], float]:
     scores = {}
     for path in product(range(TAGS), repeat=len(emissions)):
         score = sum(float(emissions[i, tag]) for i, tag in enumerate(path))
-        score += sum(transitions[a][b] for a, b in zip(path, path[1:], strict=False))
+        score += sum(transitions[a][b] for a, b in pairwise(path))
         scores[path] = score + (start[path[0]] + end[path[-1]] if path else 0.0)
     return scores
 
@@ -45,13 +45,14 @@ def each_path(crf: CRF, emissions: Tensor) -> dict[tuple[int, ...], float]:
 def test_loss_decoding_and_marginals_are_those_of_all_paths(constrained: bool) -> None:
     crf = random_crf(constrained).double()
     emissions, cu_units = sequences()
-    tags = torch.tensor([0, 1, 2, 0] + [0] + [0, 1, 1, 2, 0] + [1, 2, 1, 0] + [1, 2])
+    tags = torch.tensor([0, 1, 2, 0, 0, 0, 1, 1, 2, 0, 1, 2, 1, 0, 1, 2])
     found, best = crf.loss(emissions, tags, cu_units), crf.decode(emissions, cu_units)
     shares = crf.marginals(emissions, cu_units)
-    for i, (low, high) in enumerate(zip(cu_units[:-1].tolist(), cu_units[1:].tolist(), strict=True)):
+    for i, (low, high) in enumerate(pairwise(cu_units.tolist())):
         paths = each_path(crf, emissions[low:high])
         scores = torch.tensor(list(paths.values()), dtype=torch.float64)
-        assert float(found[i]) == pytest.approx(float(scores.logsumexp(0)) - paths[tuple(tags[low:high].tolist())], abs=1e-9)
+        likelihood = paths[tuple(tags[low:high].tolist())] - float(scores.logsumexp(0))
+        assert float(found[i]) == pytest.approx(-likelihood, abs=1e-9)
         if high > low:
             assert tuple(best[low:high].tolist()) == max(paths, key=paths.__getitem__)
         weights = torch.softmax(scores, 0)
@@ -84,7 +85,7 @@ def test_gradients_of_forbidden_transitions_stay_finite_and_they_are_never_decod
     emissions[:, 0], emissions[1::2, 2] = 0.0, 30.0  # 0 -> 2 would be best by far
     cu_units = torch.tensor([0, 6])
     path = crf.decode(emissions, cu_units).tolist()
-    assert (0, 2) not in zip(path, path[1:], strict=False)
+    assert (0, 2) not in pairwise(path)
     assert path[0] != 2
     assert path[-1] != 1
     crf.loss(emissions, torch.tensor(path), cu_units).sum().backward()
@@ -98,8 +99,9 @@ def test_a_neighbour_changes_nothing() -> None:
     crf = random_crf()
     emissions, cu_units = sequences()
     emissions = emissions.float()
-    whole, best = crf.loss(emissions, torch.zeros(len(emissions), dtype=torch.long), cu_units), crf.decode(emissions, cu_units)
-    for i, (low, high) in enumerate(zip(cu_units[:-1].tolist(), cu_units[1:].tolist(), strict=True)):
+    tags = torch.zeros(len(emissions), dtype=torch.long)
+    whole, best = crf.loss(emissions, tags, cu_units), crf.decode(emissions, cu_units)
+    for i, (low, high) in enumerate(pairwise(cu_units.tolist())):
         alone = torch.tensor([0, high - low])
         zeros = torch.zeros(high - low, dtype=torch.long)
         assert float(crf.loss(emissions[low:high], zeros, alone)) == pytest.approx(float(whole[i]), abs=1e-5)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from modernbert.errors import ConfigError, DataError
-from tasks.labels import Labels, fit_labels, is_on, merge_columns
+from tasks.labels import Labels, fit_labels, is_on, is_switch, merge_columns
 
 
 @pytest.mark.parametrize(
@@ -55,9 +55,14 @@ def test_one_column_a_label() -> None:
     assert labels.targets(cells).tolist() == [[1, 1], [0, 0]]
 
 
-@pytest.mark.parametrize(("value", "on"), [("1", True), (1.0, True), ("True", True), ("0", False), ("", False), (None, False)])
+@pytest.mark.parametrize(("value", "on"), [("1", True), (1.0, True), ("True", True), ("0", False), ("", False)])
 def test_what_counts_as_on(value: object, on: bool) -> None:
     assert is_on(value) is on
+
+
+@pytest.mark.parametrize(("value", "known"), [("1", True), (None, True), ("No ", True), (0.0, True), ("maybe", False)])
+def test_a_switch_says_yes_or_no(value: object, known: bool) -> None:
+    assert is_switch(value) is known
 
 
 def test_refusals_say_what_was_given_and_what_to_do() -> None:

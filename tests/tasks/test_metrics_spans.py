@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ def random_tags(tag_set: TagSet, sentences: int, seed: int) -> tuple[torch.Tenso
 def as_lists(tag_set: TagSet, tags: torch.Tensor, cu_units: torch.Tensor) -> list[list[str]]:
     names = [tag_set.names[i] for i in tags.tolist()]
     cut = cu_units.tolist()
-    return [names[a:b] for a, b in zip(cut[:-1], cut[1:], strict=True)]
+    return [names[a:b] for a, b in pairwise(cut)]
 
 
 def report_of(tag_set: TagSet, predicted: torch.Tensor, gold: torch.Tensor, cu_units: torch.Tensor) -> SpanReport:
@@ -74,7 +75,7 @@ def test_spans_are_those_of_the_tag_set(scheme: str) -> None:
     tags, cu_units = random_tags(tag_set, 300, 3)
     found = spans_of(tags, cu_units, TagTable.of(tag_set))
     expected, cut = [], cu_units.tolist()
-    for a, b in zip(cut[:-1], cut[1:], strict=True):
+    for a, b in pairwise(cut):
         expected += tag_set.decode(tags[a:b].tolist(), [(i, i + 1) for i in range(a, b)])
     each = zip(found.start.tolist(), found.end.tolist(), found.label.tolist(), strict=True)
     assert [(a, b, LABELS[label]) for a, b, label in each] == expected

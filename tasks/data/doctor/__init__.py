@@ -7,6 +7,7 @@ from tasks.data.doctor.labels import (
     check_label_spelling,
     check_missing_labels,
     check_numbers,
+    check_switches,
     check_unseen,
 )
 from tasks.data.doctor.repeats import check_conflicts, check_duplicates, check_leakage, normalise
@@ -22,6 +23,7 @@ __all__ = [
     "check_lengths",
     "check_missing_labels",
     "check_numbers",
+    "check_switches",
     "check_text",
     "check_unseen",
     "normalise",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from tasks.data.readers.table import Table
@@ -32,6 +32,14 @@ def check_numbers(report: Report, table: Table, column: str, cells: Sequence[Any
         elif value is None or not math.isfinite(value):
             what, mend = f"{column!r} is {cell!r}, not a number", "Write a number such as 3 or 2.5"
             report.add(Problem("error", "label-not-number", table.source, row, column, what, mend))
+
+
+def check_switches(report: Report, table: Table, column: str, is_switch: Callable[[Any], bool]) -> None:
+    """Cells of a 0/1 column that say neither yes nor no."""
+    for row, cell in zip(table.rows, table.columns[column], strict=True):
+        if not is_switch(cell):
+            what, mend = f"{column!r} is {cell!r}, neither 0 nor 1", "Write 1 where the label holds, else 0"
+            report.add(Problem("error", "label-not-switch", table.source, row, column, what, mend))
 
 
 def check_label_spelling(report: Report, table: Table, column: str, labels: Sequence[Any]) -> None:

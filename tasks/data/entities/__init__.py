@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tasks.data.entities.align import WordTokens, encode_words, special_tokens
+from tasks.data.entities.align import WordTokens, encode_words, special_tokens, trim_offsets
 from tasks.data.entities.examples import IGNORED, TokenExamples, Windows, token_targets
 from tasks.data.entities.reading import read_entities
 from tasks.data.entities.tagging import decode_tags, encode_tags
@@ -24,5 +24,6 @@ __all__ = [
     "read_entities",
     "special_tokens",
     "token_targets",
+    "trim_offsets",
     "word_spans",
 ]

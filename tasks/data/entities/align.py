@@ -17,7 +17,7 @@ from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, processors
 from transformers import PreTrainedTokenizerFast
 
 from modernbert.errors import DataError
@@ -79,7 +79,8 @@ def encode_words(
     """Encode N texts whose words are known, in order and apart from each other.
 
     Raises:
-        DataError: another number of word lists than of texts; a word outside its text or out of order.
+        DataError: another number of word lists than of texts; a text that is none or not Unicode; a word
+            outside its text or out of order.
     """
     if len(texts) != len(words):
         raise DataError(f"{len(texts)} texts but {len(words)} lists of words: give one for each")
@@ -116,8 +117,28 @@ def special_tokens(tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[
     return encoding.ids[: inside[0]], encoding.ids[inside[-1] + 1 :]
 
 
+def trim_offsets(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Let a byte-level tokenizer leave the space before a word out of its offsets; ids stay as they are.
+
+    For the tokenizer of a saved run: ModernBERT's lacks this step, and `transformers.pipeline` then starts each
+    span at the space (transformers#16321). Nothing happens to a tokenizer that has it, or needs none.
+    """
+    backend = tokenizer.backend_tokenizer
+    start = backend.encode("a b", add_special_tokens=False).offsets[-1][0]
+    if start == 1 and "ByteLevel" in repr(backend.pre_tokenizer):
+        trim = processors.ByteLevel(add_prefix_space=False, trim_offsets=True)
+        last = backend.post_processor
+        backend.post_processor = trim if last is None else processors.Sequence([trim, last])
+
+
 def _encode(backend: Tokenizer, texts: Sequence[str], words: Sequence[Sequence[Span]], number: int) -> _Chunk:
-    encodings = backend.encode_batch(list(texts), add_special_tokens=False)
+    try:
+        encodings = backend.encode_batch(list(texts), add_special_tokens=False)
+    except TypeError as error:
+        raise DataError(
+            f"one of the texts {number} to {number + len(texts) - 1} (counting from 0) is no text, or holds half a "
+            "character (a lone surrogate): `modernbert check` names the row"
+        ) from error
     sizes = np.array([len(encoding) for encoding in encodings], dtype=np.int64)
     bases = np.concatenate([[0], np.cumsum([len(text) for text in texts])])  # first character of each text
     text = np.repeat(np.arange(len(texts)), sizes)

@@ -17,6 +17,8 @@ from tasks.data.readers.source import File
 BLANKS = re.compile("[ \t]+")
 MEND = "Each line must be a word and its tag with a tab or spaces between, sentences apart by a blank line"
 DOCUMENT = "-DOCSTART-"
+WORD_HEADERS = ("word", "words", "token", "tokens", "form")
+TAG_HEADERS = ("tag", "tags", "ner", "ner_tag", "ner_tags", "label", "labels", "bio")
 
 
 @dataclass
@@ -62,6 +64,9 @@ def read_sentences(file: File, columns: Mapping[str, Any], need_tags: bool) -> t
         lines = [line.rstrip("\r\n") for line in _line_feeds(stream)]
     layout = _layout(file, lines, columns, need_tags)
     notes += _notes(layout)
+    if header := _header(lines, layout):
+        lines[header - 1] = ""
+        notes.append(f"line {header} is a header, left out")
     bad = Malformed(file.source)
     sentences, comments, documents = _sentences(lines, layout, bad)
     bad.raise_if_any(MEND)
@@ -102,6 +107,14 @@ def _layout(file: File, lines: list[str], columns: Mapping[str, Any], need_tags:
         raise DataError(f"{file.source} has one column: it needs a tag beside each word. {MEND}")
     tag = _column(columns, "tags", 3 if numbered else width, width, file.source)
     return Layout(separator, width, word, tag)
+
+
+def _header(lines: list[str], layout: Layout) -> int:
+    """The number of the first line if it names columns, else 0."""
+    number, line = next((n, line) for n, line in enumerate(lines, start=1) if line.strip())
+    cells = [cell.strip().casefold() for cell in layout.cells(line)]
+    named = len(cells) == layout.width and cells[layout.word] in WORD_HEADERS
+    return number if named and (layout.tag is None or cells[layout.tag] in TAG_HEADERS) else 0
 
 
 def _column(columns: Mapping[str, Any], role: str, default: int, width: int, source: str) -> int:
