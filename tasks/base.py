@@ -24,7 +24,8 @@ from tasks.data.readers import Table
 from tasks.data.writers import with_columns
 from tasks.heads import head_to_hf, load_head
 from tasks.metrics import WorstErrors
-from tasks.optim import Optim, build_optimizer, parameter_groups, schedule
+from tasks.optim import Optim, build_optimizer, parameter_groups, schedule, word_table
+from tasks.row_adamw import RowAdamW, clip_grad_norm
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Task(L.LightningModule):
     #: The transformers pipeline that a saved run loads in, and the metrics that a summary shows, in order.
     pipeline: ClassVar[str]
     pipeline_options: ClassVar[str] = ""
-    shown: ClassVar[tuple[str, ...]]
+    shown: tuple[str, ...]
     name: str
     schema: Any
     encoder: Encoder
@@ -189,7 +190,7 @@ class Task(L.LightningModule):
         total = self.all_ranks(sum(self.units(batch) for batch in step))
         loss = self.backward_step(step, total)
         limit = self.optim.clip or math.inf  # type: ignore[union-attr]
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters(), limit)
+        norm = clip_grad_norm(self.parameters(), limit)
         self.require_finite(norm, step)
         optimizer.step()  # type: ignore[union-attr]
         optimizer.zero_grad(set_to_none=True)  # type: ignore[union-attr]
@@ -237,10 +238,16 @@ class Task(L.LightningModule):
     def configure_optimizers(self) -> Any:
         if self.optim is None:
             raise RuntimeError("this task was loaded for prediction; it has no optimiser settings")
-        optimizer = build_optimizer(self.parameter_groups(self.optim), self.optim)
+        table = word_table(self.encoder) if self.trainer.world_size == 1 else None
+        optimizer = build_optimizer(self.parameter_groups(self.optim), self.optim, table)
         steps = int(self.trainer.estimated_stepping_batches)
         rate = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule(self.optim, steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
+
+    def on_train_end(self) -> None:
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        if isinstance(optimizer, RowAdamW):
+            optimizer.close()
 
     def parameter_groups(self, optim: Optim) -> list[dict]:
         """What the optimiser moves, and how fast."""

@@ -18,10 +18,20 @@ from modernbert.weights import Encoder
 from tasks import losses, metrics, plots
 from tasks.base import Label, Task
 from tasks.data.examples import Batch
+from tasks.data.writers import open_writer
 from tasks.heads import Pooling, SequenceHead
 from tasks.labels import Labels
 from tasks.optim import Optim, require
 from tasks.text_schema import ClassificationSchema
+
+#: What a summary shows of each kind. Micro F1 is left out where each row has one label: it is the accuracy.
+SHOWN = {
+    "binary": ("accuracy", "f1_macro", "mcc", "roc_auc", "average_precision", "ece"),
+    "multiclass": ("accuracy", "f1_macro", "mcc", "ece"),
+    "multilabel": ("subset_accuracy", "f1_macro", "f1_micro", "f1_macro_tuned", "average_precision_macro", "ece"),
+    "ordinal": ("accuracy", "qwk", "mae", "spearman"),
+    "regression": ("rmse", "mae", "r2", "pearson", "spearman"),
+}
 
 
 class Classification(Task):
@@ -42,10 +52,6 @@ class Classification(Task):
 
     schema_type = ClassificationSchema
     pipeline = "text-classification"
-    shown = (
-        "accuracy", "subset_accuracy", "f1_macro", "f1_micro", "mcc", "roc_auc", "roc_auc_macro", "average_precision",
-        "qwk", "mae", "rmse", "pearson", "spearman", "ece",
-    )  # fmt: skip
 
     schema: ClassificationSchema
     head: SequenceHead
@@ -76,6 +82,7 @@ class Classification(Task):
             encoder, SequenceHead(encoder.config, schema.labels.outputs, pool, head_dropout, ordinal), optim
         )
         self.name, self.schema, self.labels = name, schema, schema.labels
+        self.shown = SHOWN[schema.labels.kind]
         self.focal_gamma = focal_gamma if loss == "focal" else None
         self.label_smoothing = label_smoothing
         weights = weigh(class_weights, schema)
@@ -168,10 +175,14 @@ class Classification(Task):
         return metrics.confused_pairs(report.confusion(), self.labels.names, most)
 
     def plot(self, report: Any, folder: Path) -> None:
-        """confusion_matrix.png and reliability.png, or scores.png of a regression."""
+        """per_class.csv, confusion_matrix.png and reliability.png, or scores.png of a regression."""
         if self.labels.kind == "regression":
             plots.scores(folder / "scores.png", *report.points())
             return
+        rows = report.per_class()
+        with open_writer(folder / "per_class.csv") as writer:
+            columns = {name: [row[name] for row in rows] for name in rows[0]}
+            writer.write(columns | {"label": list(self.labels.names)})
         if self.labels.kind != "multilabel":
             plots.confusion_matrix(folder / "confusion_matrix.png", report.confusion(), list(self.labels.names))
         if self.labels.kind != "ordinal":

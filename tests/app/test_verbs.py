@@ -102,6 +102,8 @@ def test_a_run_can_be_moved_evaluated_and_exported(
     for name in ("README.md", "config.yaml", "predictions.csv", "worst_errors.csv", "confusion_matrix.png",
                  "reliability.png", "learning_curves.png"):  # fmt: skip
         assert (run / name).stat().st_size > 0, name
+    by_label = {row["label"]: row for row in read_rows(run / "per_class.csv")}
+    assert {name: row["support"] for name, row in by_label.items()} == {"a": "16", "b": "16", "c": "16"}
     assert not list(run.rglob("*.ckpt")), "nothing of a finished run needs pickle"
     moved = tmp_path / "elsewhere" / "moved"
     moved.parent.mkdir()
@@ -117,6 +119,20 @@ def test_a_run_can_be_moved_evaluated_and_exported(
         "b",
         "c",
     }
+
+
+def test_training_stops_early_and_can_use_every_row(tmp_path: Path, tiny_encoder: Callable[..., Path]) -> None:
+    slow = ("trainer.max_epochs=30", "trainer.patience=2", "optim.lr=1e-7")
+    run = train(tmp_path, tiny_encoder("bert"), "binary", *slow)
+    facts = json.loads((run / "task.json").read_text())
+    # Nothing is learned at this rate: the first validation stays the best, two more end the training.
+    assert facts["training"]["epochs"] == 3
+    assert {split: data["rows"] for split, data in facts["data"].items()} == {"train": 43, "validation": 5}
+    shutil.rmtree(run)
+    run = train(tmp_path, tiny_encoder("bert"), "binary", "data.validation_share=0")
+    facts = json.loads((run / "task.json").read_text())
+    assert {split: data["rows"] for split, data in facts["data"].items()} == {"train": 48}
+    assert set(json.loads((run / "metrics.json").read_text())) == {"train"}
 
 
 def test_predict_keeps_rows_it_cannot_read_and_says_what_was_cut(
