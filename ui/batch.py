@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,8 @@ from modernbert.errors import ConfigError, DataError
 from tasks.data import readers
 from tasks.data.readers import Table
 from tasks.data.schema import Role, map_columns
-from tasks.data.writers import open_writer, with_columns
 from tasks.run import Run
+from tasks.scoring import Scoring
 from ui import markup
 from ui.messages import as_message
 
@@ -127,45 +127,28 @@ class FileTab:
                 if not given[role.name]:
                     raise DataError(f"Choose the column of the {spoken(role)} ({role.help}).")
             target = Path(folder) / result_name(path)
-            counts = Counts()
+            scoring = Scoring(self.run, self.lock)
             total = readers.count(upload)
-            with open_writer(target) as writer:
-                for table in readers.stream(upload, CHUNK):
-                    with self.lock:
-                        outputs = self.run.outputs(self.run.column_map(table, given))
-                    writer.write(with_columns(table, self.run.task.to_columns(outputs)))
-                    counts.add(table, outputs)
-                    progress((counts.rows, total), desc="Scoring", unit="rows")
-                    so_far = f"{counted(counts.rows, 'row')} scored …"
+            # Closed, so that the writer ends before its folder goes.
+            with closing(scoring.write(readers.stream(upload, CHUNK), target, given)) as steps:
+                for _ in steps:
+                    progress((scoring.rows, total), desc="Scoring", unit="rows")
+                    so_far = f"{counted(scoring.rows, 'row')} scored …"
                     yield so_far, gr.update(value=None, visible=False), gr.update(visible=True)
             # Gradio copies the file into its cache before it asks for the next value; then the folder goes.
-            said = counts.in_words(self.run.schema.max_length)
-            yield said, gr.update(value=str(target), visible=True), gr.update(visible=False)
+            yield in_words(scoring), gr.update(value=str(target), visible=True), gr.update(visible=False)
 
 
-@dataclass
-class Counts:
-    """What scoring met."""
-
-    rows: int = 0
-    cut: int = 0
-    empty: list[int] = field(default_factory=list)
-
-    def add(self, table: Table, outputs: list[Any]) -> None:
-        self.rows += len(table)
-        self.cut += sum(output.cut for output in outputs if output is not None)
-        self.empty += [row for row, output in zip(table.rows, outputs, strict=True) if output is None]
-
-    def in_words(self, max_length: int) -> str:
-        """Truncation and empty rows are never silent."""
-        said = [f"**{counted(self.rows, 'row')} scored.**"]
-        if self.cut:
-            long = f"{counted(self.cut, 'row')} with a text longer than {max_length} tokens"
-            said.append(f"{long}: the end was left out (column cut).")
-        if self.empty:
-            some = ", ".join(map(str, self.empty[:10])) + (" …" if len(self.empty) > 10 else "")
-            said.append(f"{counted(len(self.empty), 'row')} without text, so without prediction: {some}.")
-        return " ".join(said)
+def in_words(scoring: Scoring) -> str:
+    """What scoring met: truncation and empty rows are never silent."""
+    said = [f"**{counted(scoring.rows, 'row')} scored.**"]
+    if scoring.cut:
+        long = f"{counted(scoring.cut, 'row')} with a text longer than {scoring.run.schema.max_length} tokens"
+        said.append(f"{long}: the end was left out (column cut).")
+    if empty := scoring.empty:
+        some = ", ".join(map(str, empty[:10])) + (" …" if len(empty) > 10 else "")
+        said.append(f"{counted(len(empty), 'row')} without text, so without prediction: {some}.")
+    return " ".join(said)
 
 
 def preview_of(rows: Table) -> str:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import csv
+import json
+import re
 from collections import defaultdict
+from collections.abc import Callable, Mapping
 from itertools import chain, islice, zip_longest
 from pathlib import Path
 
+from tasks.base import Span
 from tasks.data.readers.delimited import CELL_LIMIT
 from tasks.run import Run, has_text
+from ui.renderers import output_type
 
 #: How many texts, and the longest (in characters); Gradio writes the first WHOLE characters on a button.
 MOST, LONGEST, WHOLE = 6, 120, 60
@@ -27,13 +32,27 @@ def own_rows(path: Path, most: int = ROWS) -> list[dict[str, str]]:
 
 def examples_of(run: Run) -> list[list[str]]:
     """A few short texts (with their second texts) of predictions.csv, of as many answers as there are."""
-    columns = run.schema.text_columns()
+    columns, answer = run.schema.text_columns(), reader_of(run)
     by_answer: dict[str, list[list[str]]] = defaultdict(list)
     for row in own_rows(run.folder / "predictions.csv"):
         texts = [row.get(column, "") for column in columns]
-        known = by_answer[row.get("prediction", "")]
+        known = by_answer[answer(row)]
         if all(map(has_text, texts)) and sum(map(len, texts)) <= LONGEST and texts not in known:
             known.append(texts)
     shortest = (sorted(known, key=lambda texts: max(map(len, texts)) > WHOLE) for known in by_answer.values())
     in_turn = chain.from_iterable(zip_longest(*shortest))
     return [texts for texts in in_turn if texts is not None][:MOST]
+
+
+def reader_of(run: Run) -> Callable[[Mapping[str, str]], str]:
+    """Reads off a row of predictions.csv what it was taken for: its label, or the labels of its entities."""
+    name = next(iter(run.task.to_columns([])))
+    spans = output_type(run.task) is Span
+
+    def answer(row: Mapping[str, str]) -> str:
+        # Rows keep their own columns; `with_columns` gave ours another name where it was taken.
+        own = [column for column in row if re.fullmatch(rf"{name}(_predicted)*", column)]
+        cell = row[own[-1]] if own else ""
+        return ", ".join(sorted({span["label"] for span in json.loads(cell or "[]")})) if spans else cell
+
+    return answer

@@ -6,6 +6,11 @@ import html
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+#: Okabe and Ito, "Color Universal Design" (2008): told apart with every common colour blindness. Black is the text's.
+PALETTE = ("#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#f0e442", "#d55e00", "#0072b2")
+#: Under an entity; with more labels than colours, the next round has another line.
+LINES = ("solid", "dashed", "double")
+TONES = len(PALETTE) * len(LINES)
 #: Colours are the theme's own variables, so that everything is right in light and dark.
 STYLE = """
 /* Without min-width the widest table would set the width of the page. */
@@ -34,6 +39,14 @@ footer .divider { display: none !important; }
 .answer summary { cursor: pointer; color: var(--body-text-color-subdued); }
 .answer summary + ul { margin-top: 0.75rem; }
 
+.answer .marked { white-space: pre-wrap; line-height: 2.1; }
+/* A tint so faint that the letters keep the contrast they have without it, in light and dark. */
+.answer mark { color: inherit; background: color-mix(in srgb, var(--tone) 22%, transparent);
+  border-bottom: 3px var(--line) var(--tone); border-radius: 0.2rem; padding: 0.1rem 0.2rem;
+  -webkit-box-decoration-break: clone; box-decoration-break: clone; }
+/* Copied text is the text as given. */
+.answer mark .type { margin-inline-start: 0.4em; font-size: 0.75em; font-weight: 600; user-select: none; }
+
 .rows { overflow: auto; max-height: 30rem; border: 1px solid var(--border-color-primary);
   border-radius: var(--block-radius); }
 .rows table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
@@ -43,7 +56,16 @@ footer .divider { display: none !important; }
 .rows td { border-top: 1px solid var(--border-color-primary); }
 .rows td { white-space: nowrap; }
 .rows td.long { min-width: 16rem; white-space: pre-line; }
+/* Beside an answer there is half the width: all columns of it in sight on a phone. */
+.answer .rows { overflow-wrap: normal; font-size: 0.8rem; }
+.answer .rows th, .answer .rows td { padding-inline: 0.3rem; }
+.answer .rows td { white-space: normal; }
+.answer .rows td.long { min-width: 8rem; overflow-wrap: anywhere; }
 """
+STYLE += "".join(
+    f".answer .tone-{i} {{ --tone: {PALETTE[i % len(PALETTE)]}; --line: {LINES[i // len(PALETTE)]}; }}\n"
+    for i in range(TONES)
+)
 #: Characters from which a cell gets room to wrap into lines of a readable width.
 LONG = 30
 

@@ -80,7 +80,7 @@ def text_tab(run: Run, lock: threading.Lock) -> None:
                     raise DataError(f"{name} is empty: type or paste one, or click an example.")
             with lock:
                 found = run.answer([texts[0]], [texts[1]] if pair else None)[0]
-            return renderer.show(found)
+            return renderer.show(found, *texts)
 
     with gr.Row():
         with gr.Column(min_width=300):

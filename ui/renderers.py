@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, get_args, get_type_hints
 
@@ -10,9 +11,9 @@ import gradio as gr
 from gradio.components import Component
 
 from modernbert.errors import ConfigError
-from tasks.base import Label, Task
+from tasks.base import Label, Span, Task
 from tasks.run import Run
-from ui.markup import escape
+from ui.markup import TONES, escape, table
 
 #: Bars shown at once; the others unfold on request.
 TOP = 10
@@ -26,8 +27,26 @@ class Renderer(Protocol):
     def build(self) -> list[Component]:
         """The components, made where the page stands."""
 
-    def show(self, output: Any) -> list[Any]:
-        """A value for each of the components."""
+    def show(self, output: Any, *texts: str) -> list[Any]:
+        """A value for each of the components; `texts` are what was asked."""
+
+
+def answer_components() -> list[Component]:
+    """A place for the answer, and one for its exact numbers."""
+    shown = gr.HTML(
+        frame('<p class="quiet">The answer appears here.</p>'),
+        label="Answer",
+        container=True,
+        apply_default_css=False,
+    )
+    with gr.Accordion("Exact numbers", open=False):
+        exact = gr.JSON(label="Exact numbers", show_label=False)
+    return [shown, exact]
+
+
+def frame(content: str) -> str:
+    """An answer's HTML. aria-live: a screen reader reads a new one out."""
+    return f'<div class="answer" aria-live="polite">{content}</div>'
 
 
 class LabelRenderer:
@@ -36,23 +55,14 @@ class LabelRenderer:
     def __init__(self, run: Run) -> None:
         labels = run.schema.labels
         self.labels, self.max_length = labels, run.schema.max_length
-        limits = run.task.thresholds or [0.5] * len(labels.names)
+        limits: Any = run.task.thresholds or [0.5] * len(labels.names)
         several = labels.kind == "multilabel"
         self.limits = dict(zip(labels.names, limits, strict=True)) if several else {}
 
     def build(self) -> list[Component]:
-        # aria-live: a screen reader reads the new answer out.
-        shown = gr.HTML(
-            self.frame('<p class="quiet">The answer appears here.</p>'),
-            label="Answer",
-            container=True,
-            apply_default_css=False,
-        )
-        with gr.Accordion("Exact numbers", open=False):
-            exact = gr.JSON(label="Exact numbers", show_label=False)
-        return [shown, exact]
+        return answer_components()
 
-    def show(self, output: Label) -> list[Any]:
+    def show(self, output: Label, *texts: str) -> list[Any]:
         parts = [self.verdict(output)]
         if output.cut:
             parts.append(
@@ -61,11 +71,7 @@ class LabelRenderer:
             )
         if output.scores:
             parts.append(self.bars(output))
-        return [self.frame("".join(parts)), dataclasses.asdict(output)]
-
-    @staticmethod
-    def frame(content: str) -> str:
-        return f'<div class="answer" aria-live="polite">{content}</div>'
+        return [frame("".join(parts)), dataclasses.asdict(output)]
 
     def verdict(self, output: Label) -> str:
         """The answer in a line."""
@@ -106,8 +112,50 @@ class LabelRenderer:
         )
 
 
+class SpanRenderer:
+    """The text with its entities marked, each with its label behind it, and a table of them."""
+
+    def __init__(self, run: Run) -> None:
+        self.tones = {label: i % TONES for i, label in enumerate(run.schema.tags.labels)}
+
+    def build(self) -> list[Component]:
+        return answer_components()
+
+    def show(self, output: Sequence[Span], *texts: str) -> list[Any]:
+        parts = [self.verdict(output), f'<p class="marked">{self.marked(output, texts[0])}</p>']
+        if output:
+            columns = [field.name for field in dataclasses.fields(Span)]
+            rows = [(span.start, span.end, span.label, span.text, percent(span.score)) for span in output]
+            parts.append(table("Entities", columns, rows))
+        return [frame("".join(parts)), {"entities": [dataclasses.asdict(span) for span in output]}]
+
+    @staticmethod
+    def verdict(output: Sequence[Span]) -> str:
+        """How many entities, and how many of each label."""
+        if not output:
+            return '<p class="verdict">none</p><p class="quiet">No entity was found in this text.</p>'
+        several = "1 entity" if len(output) == 1 else f"{len(output)} entities"
+        labels = ", ".join(f"{count} {label}" for label, count in Counter(span.label for span in output).items())
+        return f'<p class="verdict">{several}</p><p class="quiet">{escape(labels)}</p>'
+
+    def marked(self, output: Sequence[Span], text: str) -> str:
+        """The text as HTML; places are counted in code points, in Python as in `Span`."""
+        parts, at = [], 0
+        for span in sorted(output, key=lambda span: span.start):  # those of one text never overlap
+            parts += [escape(text[at : span.start]), self.mark(span)]
+            at = span.end
+        return "".join([*parts, escape(text[at:])])
+
+    def mark(self, span: Span) -> str:
+        # A label is always written out: colour alone tells nothing to one reader in twelve.
+        return (
+            f'<mark class="tone-{self.tones[span.label]}" title="{percent(span.score)}">{escape(span.text)}'
+            f'<span class="type">{escape(span.label)}</span></mark>'
+        )
+
+
 #: Output type of a task -> its renderer. A task with a type of its own adds it here.
-RENDERERS: dict[type, Callable[[Run], Renderer]] = {Label: LabelRenderer}
+RENDERERS: dict[type, Callable[[Run], Renderer]] = {Label: LabelRenderer, Span: SpanRenderer}
 
 
 def renderer_of(run: Run) -> Renderer:

@@ -70,8 +70,14 @@ def score_rows(
     bounds = {f"{name}{end}" for name in names for end in ("_low", "_high")}
     order = [name for name in first if name in names]
     order += [name for name in names if name not in order and name not in bounds]
-    rows = [[name, *(interval(values, name) for values in metrics.values())] for name in order]
+    rows = [[name, *(said(values, name) for values in metrics.values())] for name in order]
     return ["metric", *metrics], [row for row in rows if any(row[1:])]
+
+
+def said(values: Mapping[str, Any], name: str) -> str:
+    """A score with its interval; a count is a whole number."""
+    value = values.get(name)
+    return f"{value:,}" if isinstance(value, int) else interval(values, name)
 
 
 def card(path: Path) -> str:

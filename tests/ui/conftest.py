@@ -20,6 +20,8 @@ from tasks.classification import Classification, ClassificationSchema
 from tasks.data.readers import Table
 from tasks.data.tokenise import load_tokenizer
 from tasks.evaluation import evaluate
+from tasks.ner import Ner
+from tasks.ner_schema import NerSchema
 from tasks.run import Run, save_run, write_json
 from ui.page import free_port, serving
 
@@ -35,6 +37,7 @@ TEXTS = [
 ]
 PAIRS = ["delivery", "money", "account", "returns", "delivery", "money", "app", "delivery"]
 MAX_LENGTH = 24  # tokens; cuts the last text
+THINGS = {"parcel": "THING", "order": "THING", "password": "THING", "courier": "PERSON", "neighbour": "PERSON"}
 
 
 @pytest.fixture(scope="session")
@@ -80,15 +83,40 @@ def make_run(encoder_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         # The head of a fresh model says nearly the same for every text; a larger one tells them apart.
         torch.nn.init.normal_(task.head.classifier.weight, std=0.5)
         task.thresholds = thresholds
-        examples = schema.examples(table, load_tokenizer(encoder_folder))
-        report = evaluate(task, examples, table, "test", folder)
-        facts = {"encoder": {"source": "tiny"}, "data": {"train": {"source": "rows.csv", "rows": rows}}}
-        save_run(folder, task, encoder_folder, {"kind": kind}, facts)
-        write_json(folder / "metrics.json", {"test": report.compute()})
-        (folder / "README.md").write_text("---\ntags: [x]\n---\n\n# The card\n", encoding="utf-8")
-        return Run.load(folder, device="cpu")
+        return saved(folder, task, table, encoder_folder, {"kind": kind})
 
     return make
+
+
+def saved(folder: Path, task: Any, table: Table, encoder_folder: Path, settings: dict[str, Any]) -> Run:
+    """Evaluate a task on its own rows, save it, and load the run."""
+    examples = task.schema.examples(table, load_tokenizer(encoder_folder))
+    report = evaluate(task, examples, table, "test", folder)
+    facts = {"encoder": {"source": "tiny"}, "data": {"train": {"source": "rows.csv", "rows": len(table)}}}
+    save_run(folder, task, encoder_folder, settings, facts)
+    write_json(folder / "metrics.json", {"test": report.compute()})
+    (folder / "README.md").write_text("---\ntags: [x]\n---\n\n# The card\n", encoding="utf-8")
+    return Run.load(folder, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def ner_run(tiny_encoder: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Two types of entities, found at random; the rows have columns of the names that answers take.
+
+    The encoder has a fixed vocabulary: one that is trained differs from run to run, and so would what is found.
+    """
+    encoder_folder = tiny_encoder("bert")
+    found = [
+        [(at, at + len(word), label) for word, label in THINGS.items() if (at := text.find(word)) >= 0]
+        for text in TEXTS
+    ]
+    columns = {"text": list(TEXTS), "entities": [sorted(spans) for spans in found], "entities_predicted": ["-"] * 8}
+    table = Table("rows.jsonl", columns, list(range(1, len(TEXTS) + 1)))
+    schema = NerSchema.fit(table, {"text": "text"}, {}, MAX_LENGTH)
+    torch.manual_seed(1)
+    task = Ner(weights.load_encoder(encoder_folder), schema).eval()
+    torch.nn.init.normal_(task.head.classifier.weight, std=0.8)  # decided tags
+    return saved(tmp_path_factory.mktemp("runs") / "ner-run", task, table, encoder_folder, {})
 
 
 @pytest.fixture(scope="session")
