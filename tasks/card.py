@@ -52,7 +52,7 @@ def write_card(folder: Path, task: Task, facts: Mapping[str, Any], metrics: Mapp
         pipeline=task.pipeline,
         options=task.pipeline_options,
         title=folder.name,
-        what=task.schema.describe(),
+        what=capitalised(task.schema.describe()),
         source=encoder["source"],
         revision=f" at `{encoder['revision']}`" if encoder["revision"] else "",
         example="Where is my order?",
@@ -79,3 +79,8 @@ def interval(values: Mapping[str, Any], name: str) -> str:
     if value is None:
         return ""
     return f"{value:.3f}" if low is None or high is None else f"{value:.3f} ({low:.3f} to {high:.3f})"
+
+
+def capitalised(phrase: str) -> str:
+    """The phrase as a sentence begins; names inside keep their case."""
+    return phrase[:1].upper() + phrase[1:]

@@ -62,7 +62,7 @@ def write_errors(path: Path, rows: list[dict[str, Any]], table: Table, task: Tas
 
 def learning_curves(task: Task, folder: Path) -> None:
     """learning_curves.png of a training: losses and headline metrics at each validation."""
-    wanted = {"train_loss": "train/loss", "val_log_loss": "validation/log loss"}
+    wanted = {"train_loss": "train/loss", "val_log_loss": "validation/loss"}
     wanted |= {f"val_{name}": f"validation/{name}" for name in task.shown}
     curves = {
         shown: [(row["step"], row[key]) for row in task.history if key in row] for key, shown in wanted.items()
