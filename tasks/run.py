@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from modernbert import weights
-from modernbert.errors import ConfigError, DataError
+from modernbert.errors import ConfigError
 from tasks.base import Task
 from tasks.data.examples import Batch
 from tasks.data.module import AUTO_TOKENS
@@ -233,8 +233,3 @@ def has_text(cell: Any) -> bool:
 
 def as_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, (list, tuple)) else [value]
-
-
-def require_rows(table: Table) -> None:
-    if not len(table):
-        raise DataError(f"{table.source} has no rows.")

@@ -43,12 +43,21 @@ class Report(Metric):
 
     def __init__(self, labels: Sequence[str], headline: str, headlines: Sequence[str]) -> None:
         super().__init__()
-        if headline not in headlines:
-            raise ConfigError(f"headline metric {headline!r} is not one of {', '.join(headlines)}")
+        self.headlines = tuple(headlines)
         self.labels = [str(label) for label in labels]
         self.headline = headline
-        self.mode = "min" if headline in LESS_IS_BETTER else "max"
+        self.mode = self.direction(headline)
         self._totals: dict[str, NDArray] = {}
+
+    def direction(self, name: str) -> str:
+        """ "min" or "max": whether less or more of a metric is better.
+
+        Raises:
+            ConfigError: no headline metric of this report has that name.
+        """
+        if name not in self.headlines:
+            raise ConfigError(f"headline metric {name!r} is not one of {', '.join(self.headlines)}")
+        return "min" if name in LESS_IS_BETTER else "max"
 
     @abstractmethod
     def summary(self) -> dict[str, float]:

@@ -135,6 +135,19 @@ def test_training_stops_early_and_can_use_every_row(tmp_path: Path, tiny_encoder
     assert set(json.loads((run / "metrics.json").read_text())) == {"train"}
 
 
+@pytest.mark.parametrize(("monitor", "mode"), [("f1_macro", max), ("log_loss", min)])
+def test_the_best_epoch_is_chosen_by_the_metric_asked_for(
+    tmp_path: Path, tiny_encoder: Callable[..., Path], monitor: str, mode: Callable[[list[float]], float]
+) -> None:
+    words = ("trainer.max_epochs=4", f"trainer.monitor={monitor}", "optim.lr=3e-2")
+    run = train(tmp_path, tiny_encoder("bert"), "multiclass", *words)
+    column = f"val_{monitor}"
+    seen = [float(row[column]) for row in read_rows(run / "logs" / "metrics.csv") if row[column]]
+    assert len(seen) == 4
+    kept = json.loads((run / "metrics.json").read_text())["validation"][monitor]
+    assert kept == pytest.approx(mode(seen), abs=1e-4)
+
+
 def test_predict_keeps_rows_it_cannot_read_and_says_what_was_cut(
     tmp_path: Path, tiny_encoder: Callable[..., Path], capsys
 ) -> None:
@@ -165,6 +178,7 @@ def test_predict_keeps_rows_it_cannot_read_and_says_what_was_cut(
         (["train", "task=classification", "data.train=missing.csv"], 1, "missing.csv"),
         (["train", "task=classification", "data.train={rows}", "data.max_length=4096"], 2, "trained for"),
         (["train", "task=classification", "data.train={rows}", "optim.lr=7"], 2, "optim.lr=7"),
+        (["train", "task=classification", "data.train={rows}", "trainer.monitor=f2"], 2, "'f2' is not one of accuracy"),
         (["train", "task=classification", "data.train={rows}", "data.columns.text=boddy"], 2, "boddy"),
         (["train", "task=classification", "data.train={rows}", "encoder.source=./nowhere"], 1, "encoder=minilm"),
         (["train", "task=classification", "data.train={rows}", "task.pooling=mean", "encoder.source={bert}"], 2,
