@@ -34,7 +34,7 @@ def main(cfg: DictConfig) -> int:
     run.schema.check(report, {"test": table})
     Doctor().show(report)
     folder = Path(cfg.output) if cfg.output else run.folder / "evaluations" / data_name(settings["test"])
-    examples = run.schema.examples(table, run.tokenizer)
+    examples = run.schema.examples(table, run.tokenizer, "evaluate")
     budget = None if settings["tokens_per_batch"] == "auto" else int(settings["tokens_per_batch"])
     with tracking("scoring", len(table)) as advance:
         found = evaluate(run.task, examples, table, "test", folder, budget, advance)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -82,6 +82,8 @@ class Task(L.LightningModule):
     #: The transformers pipeline that a saved run loads in, and the metrics that a summary shows, in order.
     pipeline: ClassVar[str]
     pipeline_options: ClassVar[str] = ""
+    #: Whether the outputs of a split mean something only together, as a ranking: then the task itself measures them.
+    ranks: ClassVar[bool] = False
     shown: tuple[str, ...]
     name: str
     schema: Any
@@ -117,6 +119,18 @@ class Task(L.LightningModule):
 
     def measure(self, report: Any, worst: WorstErrors, outputs: Tensor, batch: Batch) -> None:
         """Add a batch's outputs to a report, and its wrong examples to the worst errors."""
+        raise NotImplementedError
+
+    def measure_ranking(
+        self,
+        examples: Any,
+        table: Table,
+        split: str,
+        folder: Path,
+        tokens_per_batch: int | None = None,
+        advance: Callable[[int], None] | None = None,
+    ) -> Any:
+        """What `tasks.evaluation.evaluate` does for other tasks: writes the files of a split, returns its report."""
         raise NotImplementedError
 
     def describe(self, value: Any) -> str:

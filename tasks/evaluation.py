@@ -33,8 +33,10 @@ def evaluate(
     Returns:
         The report, computed.
     """
-    report, worst = task.new_report(split).to(task.device), WorstErrors()
     folder.mkdir(parents=True, exist_ok=True)
+    if task.ranks:
+        return task.measure_ranking(examples, table, split, folder, tokens_per_batch, advance)
+    report, worst = task.new_report(split).to(task.device), WorstErrors()
     with open_writer(folder / "predictions.csv") as writer:
         start = 0
         waiting: dict[int, Any] = {}

@@ -21,6 +21,7 @@ from tasks.data.entities import (
     token_targets,
     word_spans,
 )
+from tasks.data.examples import Use
 from tasks.data.readers import Table
 from tasks.data.schema import Problem, Report, Role
 from tasks.data.tokenise import Progress
@@ -158,19 +159,23 @@ class NerSchema:
         """What a validation split keeps in proportion: which labels a text has."""
         return split.by_labels([tuple(sorted({label for _, _, label in f})) for f in table.columns["entities"]])
 
+    def group_column(self, table: Table) -> str | None:
+        """The column whose rows belong on one side of a split, where a person names none: each row stands alone."""
+        return None
+
     def examples(
         self,
         table: Table,
         tokenizer: Any,
-        targets: bool = True,
+        use: Use = "train",
         cache_dir: Path | None = None,
         progress: Progress | None = None,
     ) -> TaggedTexts:
-        """Tokenise the texts; with `targets`, tag their words too. (Offsets are not cached: reading is fast.)"""
+        """Tokenise the texts; unless for prediction, tag their words too. (Offsets are not cached: reading is fast.)"""
         texts, words = table.columns["text"], words_of(table)
         tokens = encode_words(tokenizer, texts, words, progress)
         windows = TokenExamples(tokens, special_tokens(tokenizer), self.max_length, self.overlap)
-        if not targets:
+        if use == "predict":
             return TaggedTexts(texts, words, windows, self.subwords == "all")
         entities = table.columns["entities"]
         tags, lost = encode_tags(self.tags, tokens, words, entities)

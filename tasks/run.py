@@ -74,7 +74,7 @@ class Run:
         good = [i for i, row in enumerate(zip(*texts, strict=True)) if all(has_text(cell) for cell in row)]
         found: list[Any] = [None] * len(table)
         if good:
-            examples = self.schema.examples(table.select(good), self.tokenizer, targets=False)
+            examples = self.schema.examples(table.select(good), self.tokenizer, "predict")
             for batch, outputs in forward(self.task, examples, tokens_per_batch):
                 index = batch.index.tolist()
                 decoded = self.task.decode(outputs, batch, examples.cut[index].tolist())

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from tasks.data import doctor, readers, split
-from tasks.data.examples import TextExamples
+from tasks.data.examples import TextExamples, Use
 from tasks.data.readers import Table
 from tasks.data.schema import Report, Role, map_columns
 from tasks.data.tokenise import Progress, tokenise
@@ -141,18 +141,22 @@ class ClassificationSchema:
             return split.by_quantile(parsed)
         return split.by_labels(parsed) if self.labels.kind == "multilabel" else split.by_class(parsed)
 
+    def group_column(self, table: Table) -> str | None:
+        """The column whose rows belong on one side of a split, where a person names none: each row stands alone."""
+        return None
+
     def examples(
         self,
         table: Table,
         tokenizer: Any,
-        targets: bool = True,
+        use: Use = "train",
         cache_dir: Path | None = None,
         progress: Progress | None = None,
     ) -> TextExamples:
-        """Tokenise the rows; with `targets`, their labels too."""
+        """Tokenise the rows; unless for prediction, their labels too."""
         first, *pair = [table.columns[column] for column in self.text_columns()]
         tokens = tokenise(tokenizer, first, pair[0] if pair else None, self.max_length, cache_dir, progress)
-        if not targets:
+        if use == "predict":
             return TextExamples(tokens)
         return TextExamples(tokens, torch.from_numpy(self.labels.targets(label_cells(table, self.columns["label"]))))
 

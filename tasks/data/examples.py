@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,8 @@ from tasks.data.sampler import StepSampler, inference_batches, shares
 from tasks.data.tokens import Tokens
 
 T = TypeVar("T")
+#: What examples are made for: to learn from, to be measured by, or to be answered (without targets).
+Use = Literal["train", "evaluate", "predict"]
 Indices = Sequence[int] | npt.NDArray[np.int64]
 
 

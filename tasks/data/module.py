@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from modernbert.errors import ConfigError, DataError
 from tasks.data import split
-from tasks.data.examples import Examples, eval_loader, train_loader
+from tasks.data.examples import Examples, Use, eval_loader, train_loader
 from tasks.data.readers import Table
 from tasks.data.sampler import StepSampler
 from tasks.data.schema import Report
@@ -125,7 +125,8 @@ def prepare(
     examples = {}
     for name, table in checked.tables.items():
         progress = in_rows(advance, len(table)) if advance else None
-        examples[name] = checked.schema.examples(table, tokenizer, cache_dir=cache_dir, progress=progress)
+        use: Use = "train" if name == "train" else "evaluate"
+        examples[name] = checked.schema.examples(table, tokenizer, use, cache_dir, progress)
         checked.schema.check_lengths(checked.report, table, examples[name])
     return Prepared(checked.schema, checked.tables, examples, checked.report, checked.notes)
 
@@ -161,14 +162,14 @@ def add_validation(tables: dict[str, Table], schema: Any, settings: DataSettings
             f"{table.source} has {len(table)} rows: too few to part some off for validation. "
             f"Give at least {MIN_ROWS}, or a file of its own as data.validation."
         )
+    column, how = settings.group or schema.group_column(table), "stratified by label"
     groups = None
-    if settings.group is not None:
-        if settings.group not in table.columns:
-            raise ConfigError(f"data.group={settings.group}: the columns are {', '.join(map(repr, table.columns))}.")
-        groups = table.columns[settings.group]
+    if column is not None:
+        if column not in table.columns:
+            raise ConfigError(f"data.group={column}: the columns are {', '.join(map(repr, table.columns))}.")
+        groups, how = table.columns[column], f"whole groups of {column!r}"
     kept, held = split.validation_split(schema.strata(table), settings.validation_share, seed, groups)
     tables["train"], tables["validation"] = table.select(kept.tolist()), table.select(held.tolist())
-    how = f"whole groups of {settings.group!r}" if groups is not None else "stratified by label"
     return f"validation: {len(held)} of {len(table)} rows of {table.source}, {how}, seed {seed}"
 
 

@@ -98,7 +98,7 @@ class Rows:
     def __init__(self, run: Run, source: str | None = None, columns: Mapping[str, Any] | None = None) -> None:
         self.run, self.source = run, source or str(run.folder / "predictions.csv")
         self.table = read_rows(run, self.source, columns)
-        self.examples = run.schema.examples(self.table, run.tokenizer)
+        self.examples = run.schema.examples(self.table, run.tokenizer, "evaluate")
         count = len(self.examples)
         self.single = [self.examples.collate([i]) for i in range(min(SINGLE, count))]
         starts = range(0, count, RAGGED)
