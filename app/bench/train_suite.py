@@ -21,6 +21,7 @@ from rich.table import Table
 
 from app import console
 from app.bench import child, peers, report
+from app.bench.job import Job, Result
 from app.bench.measure import Ratio, ratio, rotated
 from app.compose import plain
 from app.threads import use_threads
@@ -78,26 +79,26 @@ def trainings(config: dict[str, Any], base: Path, max_length: int, seeds: Sequen
                 if side == OURS:
                     result = train_ours(config, seed, Path(folder) / "run")
                 else:
-                    result = train_theirs(peers.Job(config, str(base), max_length, seed, folder), Path(folder))
+                    result = train_theirs(Job(config, str(base), max_length, seed, folder), Path(folder))
             yield {"side": side, "seed": seed, **asdict(result)}
 
 
-def train_ours(config: dict[str, Any], seed: int, folder: Path) -> peers.Result:
+def train_ours(config: dict[str, Any], seed: int, folder: Path) -> Result:
     """`modernbert train` itself, read off the run that it saves."""
     words = [*overrides(config), f"seed={seed}", f"run_dir={quoted(str(folder))}"]
     child.run("app.cli", ["train", *words])
     training = json.loads((folder / "task.json").read_text(encoding="utf-8"))["training"]
     scores = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["test"]
     quality = {name: scores[name] for name in peers.PEERS[config["task"]["name"]].metrics}
-    return peers.Result(training["seconds"], training["cpu_seconds"], training["steps"], quality)
+    return Result(training["seconds"], training["cpu_seconds"], training["steps"], quality)
 
 
-def train_theirs(job: peers.Job, folder: Path) -> peers.Result:
+def train_theirs(job: Job, folder: Path) -> Result:
     """The peer of the task, in a process of its own."""
     asked, answer = folder / "job.json", folder / "result.json"
     asked.write_text(json.dumps(asdict(job)), encoding="utf-8")
     child.run("app.bench.peers", [str(asked), str(answer)])
-    return peers.Result(**json.loads(answer.read_text(encoding="utf-8")))
+    return Result(**json.loads(answer.read_text(encoding="utf-8")))
 
 
 def overrides(config: Mapping[str, Any]) -> list[str]:
