@@ -101,6 +101,10 @@ class Task(L.LightningModule):
 
     # -- what a task gives ---------------------------------------------------------------------------------
 
+    def outputs(self, batch: Batch) -> Tensor:
+        """What the model says of a batch; where long texts are read in windows, these are merged."""
+        return batch.merge(self(batch.packed))
+
     def loss_sum(self, outputs: Tensor, batch: Batch, reduce: bool = True) -> Tensor:
         """Loss summed over the batch's units, a scalar in fp32; without `reduce` that of each example (B,)."""
         raise NotImplementedError
@@ -223,7 +227,7 @@ class Task(L.LightningModule):
         loss = torch.zeros((), device=self.device)
         for position, batch in enumerate(step):
             with self.no_exchange() if position < len(step) - 1 else contextlib.nullcontext():
-                part = self.loss_sum(self(batch.packed), batch) / total
+                part = self.loss_sum(self.outputs(batch), batch) / total
                 self.manual_backward(part * self.trainer.world_size)
             loss += part.detach()
         return loss
@@ -273,7 +277,7 @@ class Task(L.LightningModule):
         self.reports["validation"] = self.new_report("validation").to(self.device)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self.update_report(self.reports["validation"], self(batch.packed).float(), batch)
+        self.update_report(self.reports["validation"], self.outputs(batch).float(), batch)
 
     def on_validation_epoch_end(self) -> None:
         values = {k: v for k, v in self.reports["validation"].compute().items() if v is not None}

@@ -18,6 +18,7 @@ from modernbert.weights import Encoder
 from tasks import losses, metrics, plots
 from tasks.base import Label, Task
 from tasks.data.examples import Batch
+from tasks.data.windows import Merging
 from tasks.data.writers import open_writer
 from tasks.heads import Pooling, SequenceHead
 from tasks.labels import Labels
@@ -40,11 +41,12 @@ class Classification(Task):
     Args:
         encoder, schema, optim: the parts; `optim` is None where a saved run is loaded.
         name: of the task, as in task=<name>.
-        kind, separator: read by the schema (see `tasks.labels.fit_labels`).
+        kind, separator, long, overlap: read by the schema (see `tasks.labels.fit_labels`, `tasks.text_schema`).
         pooling: auto (the checkpoint's own), cls or mean.
         head_dropout: None takes the checkpoint's.
         loss: cross_entropy, or focal (Lin et al. 2017) for hard, imbalanced sets.
         class_weights: None, "balanced" (rows / (classes * rows of the class)), or a weight for each label.
+        merging: of what the windows of a long text say; "attention" learns a score for each window.
 
     Raises:
         ConfigError: for a value that is not allowed or does not fit the kind of label.
@@ -71,6 +73,9 @@ class Classification(Task):
         focal_gamma: float = 2.0,
         label_smoothing: float = 0.0,
         class_weights: Literal["balanced"] | Mapping[str, float] | None = None,
+        long: str = "head",
+        overlap: int | Literal["auto"] = "auto",
+        merging: Merging = "mean",
     ) -> None:
         require("task.loss", loss, loss in ("cross_entropy", "focal"), "cross_entropy or focal")
         require("task.label_smoothing", label_smoothing, 0 <= label_smoothing < 1, "0 up to, but not, 1")
@@ -83,6 +88,10 @@ class Classification(Task):
         )
         self.name, self.schema, self.labels = name, schema, schema.labels
         self.shown = SHOWN[schema.labels.kind]
+        learned = schema.long == "window" and merging == "attention"
+        self.attention = torch.nn.Linear(encoder.config.hidden_size, 1, bias=False) if learned else None
+        if self.attention is not None:
+            torch.nn.init.zeros_(self.attention.weight)  # at first all windows count alike
         self.focal_gamma = focal_gamma if loss == "focal" else None
         self.label_smoothing = label_smoothing
         weights = weigh(class_weights, schema)
@@ -92,8 +101,16 @@ class Classification(Task):
         self.thresholds: list[float] | None = None
 
     def forward(self, packed: Packed) -> Tensor:
-        """Logits (B, L)."""
-        return self.head(self.head.read(self.encoder, packed))
+        """Logits (B, L); behind them the scores of windows, where these are learned."""
+        pooled = self.head.read(self.encoder, packed)
+        logits = self.head(pooled)
+        return logits if self.attention is None else torch.cat([logits, self.attention(pooled)], dim=1)
+
+    def parameter_groups(self, optim: Optim) -> list[dict]:
+        groups = super().parameter_groups(optim)
+        if self.attention is not None:
+            groups.append({"params": list(self.attention.parameters()), "lr": optim.lr, "weight_decay": 0.0})
+        return groups
 
     # -- learning ------------------------------------------------------------------------------------------
 
@@ -230,10 +247,16 @@ class Classification(Task):
         return columns | {"cut": cut}
 
     def fitted(self) -> dict[str, Any]:
-        return {"temperature": self.temperature, "thresholds": self.thresholds}
+        found: dict[str, Any] = {"temperature": self.temperature, "thresholds": self.thresholds}
+        if self.attention is not None:
+            # transformers has no place for it: in task.json it leaves `model/` a plain classifier.
+            found["attention"] = self.attention.weight.tolist()
+        return found
 
     def restore(self, fitted: Mapping[str, Any]) -> None:
         self.temperature, self.thresholds = fitted["temperature"], fitted["thresholds"]
+        if self.attention is not None:
+            self.attention.load_state_dict({"weight": torch.tensor(fitted["attention"])})
 
     def hf_config(self) -> dict[str, Any]:
         """The keys of config.json by which transformers builds the same model with the same labels."""

@@ -116,14 +116,14 @@ class Ner(Task):
 
     def loss_sum(self, outputs: Tensor, batch: TaggedBatch, reduce: bool = True) -> Tensor:  # type: ignore[override]
         """Of units (U,) for the linear head, of texts (B,) for the CRF, where it is not reduced."""
-        logits, goal = batch.merge(outputs), batch.targets
+        goal = batch.targets
         assert goal is not None
         if self.crf is not None:
-            each = self.crf.loss(logits, goal, batch.cu_units)
+            each = self.crf.loss(outputs, goal, batch.cu_units)
             return each.sum() if reduce else each
         if self.focal_gamma is not None:
-            return losses.focal_sum(logits, goal, self.focal_gamma, self.weights, reduce)
-        return losses.cross_entropy_sum(logits, goal, self.weights, self.label_smoothing, reduce)
+            return losses.focal_sum(outputs, goal, self.focal_gamma, self.weights, reduce)
+        return losses.cross_entropy_sum(outputs, goal, self.weights, self.label_smoothing, reduce)
 
     def units(self, batch: TaggedBatch) -> float:  # type: ignore[override]
         """Tagged units, or their weights. Of the CRF too: so one learning rate fits both heads, and a long text
@@ -143,7 +143,7 @@ class Ner(Task):
 
     def read(self, outputs: Tensor, batch: TaggedBatch) -> Reading:
         """The best tags that keep to the scheme, and their spans."""
-        logits = batch.merge(outputs).float()
+        logits = outputs.float()
         tags = self.best_tags(logits, batch.cu_units)
         chances = torch.softmax(logits, dim=1) if self.crf is None else self.crf.marginals(logits, batch.cu_units)
         sure = chances.gather(1, tags[:, None]).squeeze(1)

@@ -24,12 +24,10 @@ from tasks.data.entities import (
 from tasks.data.examples import Use
 from tasks.data.readers import Table
 from tasks.data.schema import Problem, Report, Role
-from tasks.data.tokenise import Progress
+from tasks.data.tokenise import Progress, window_overlap
 from tasks.tagged import TaggedTexts
 
 TEXT = ("text", "sentence", "data", "content", "body", "message", "document")
-#: Sub-words that neighbouring windows share, unless task.overlap says otherwise; a quarter of a short window.
-OVERLAP = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,16 +94,14 @@ class NerSchema:
                 f"task.subwords=all with task.scheme={scheme}: allowed is BIO, whose I- goes on inside words."
             )
         labels = sorted({label for found in train.columns["entities"] for _, _, label in found})
-        overlap = settings.get("overlap", "auto")
-        if overlap == "auto":
-            overlap = min(OVERLAP, max_length // 4)
+        overlap = window_overlap(settings.get("overlap", "auto"), max_length)
         counts: Counter[str] = Counter()
         for spans, found in zip(words_of(train), train.columns["entities"], strict=True):
             inside = Counter(label for a, b, label in found for word in spans if a <= word[0] < b)
             counts.update(inside)
             counts["O"] += len(spans) - inside.total()
         named = {name: counts[name] for name in ("O", *labels)}
-        return cls(dict(columns), TagSet(tuple(labels), scheme), max_length, int(overlap), named, subwords)
+        return cls(dict(columns), TagSet(tuple(labels), scheme), max_length, overlap, named, subwords)
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -137,10 +133,7 @@ class NerSchema:
 
     def check_lengths(self, report: Report, table: Table, examples: TaggedTexts) -> None:
         """Long texts are read in windows and lose nothing; words that the tokenizer drops cannot be found."""
-        if number := examples.in_windows:
-            what = f"{number:,} texts are longer than {self.max_length:,} tokens: they are read in overlapping windows"
-            mend = "Nothing is lost; a larger data.max_length, as far as the encoder allows, shows more at once"
-            report.add(Problem("warning", "text-in-windows", table.source, None, None, what, mend))
+        doctor.check_windows(report, table, examples.in_windows, self.max_length)
         for text, (start, end, label) in examples.lost:
             what = f"{label} ({start}, {end}) begins or ends with a character that the tokenizer drops"
             mend = "Leave that character out of the span"

@@ -117,7 +117,7 @@ def forward(
     with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
         for indices in inference_batches(examples.lengths, budget, window):
             batch = examples.collate(indices.tolist()).to(device)
-            yield batch, task(batch.packed).float()
+            yield batch, task.outputs(batch).float()
 
 
 def save_run(
@@ -137,7 +137,7 @@ def save_run(
     beside = folder / "model.part"
     shutil.rmtree(beside, ignore_errors=True)
     weights.save_checkpoint(beside, task.to_hf(), task.hf_config())
-    copy_tokenizer(tokenizer_folder, beside, task.schema.max_length)
+    copy_tokenizer(tokenizer_folder, beside, task.schema.max_length, getattr(task.schema, "long", None))
     shutil.rmtree(model, ignore_errors=True)
     beside.rename(model)
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
@@ -161,14 +161,15 @@ TOKENIZER_FILES = (
 )  # fmt: skip
 
 
-def copy_tokenizer(source: Path, target: Path, max_length: int) -> None:
-    """Copy the tokenizer's files; its configuration learns the length limit the run was trained with."""
+def copy_tokenizer(source: Path, target: Path, max_length: int, long: str | None = None) -> None:
+    """Copy the tokenizer's files; its configuration learns the length limit of the run, and which end is cut."""
     for name in TOKENIZER_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
     path = target / "tokenizer_config.json"
     settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    write_json(path, settings | {"model_max_length": max_length})
+    side = {} if long is None else {"truncation_side": "left" if long == "tail" else "right"}
+    write_json(path, settings | {"model_max_length": max_length} | side)
 
 
 def read_info(folder: Path) -> dict[str, Any]:

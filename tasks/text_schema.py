@@ -6,16 +6,19 @@ import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 
+from modernbert.errors import ConfigError, DataError
 from tasks.data import doctor, readers, split
 from tasks.data.examples import TextExamples, Use
 from tasks.data.readers import Table
 from tasks.data.schema import Report, Role, map_columns
-from tasks.data.tokenise import Progress, tokenise
+from tasks.data.tokenise import Keep, Progress, tokenise, tokenise_windows, window_overlap
+from tasks.data.windows import Merging, WindowExamples
 from tasks.labels import Labels, fit_labels, is_switch, merge_columns
+from tasks.optim import require
 
 TEXT = ("text", "sentence", "review", "body", "content", "message", "comment", "question", "utterance", "query",
         "tweet", "post", "document", "description", "title", "sentence1", "premise")  # fmt: skip
@@ -24,14 +27,24 @@ LABEL = ("label", "labels", "class", "category", "intent", "target", "sentiment"
          "score", "y", "coarse", "tag", "team")  # fmt: skip
 
 
+#: What of a text that is too long is read, or that none may be.
+Long = Literal["head", "tail", "head+tail", "window", "error"]
+
+
 @dataclasses.dataclass(frozen=True)
 class ClassificationSchema:
-    """What the rows mean: columns by role, the labels with their training counts, the length limit in tokens."""
+    """What the rows mean: columns by role, the labels with their training counts, the length limit in tokens.
+
+    `long` says what of a longer text is read: a part, all of it in windows that share `overlap` tokens, or an error.
+    """
 
     columns: Mapping[str, Any]
     labels: Labels
     max_length: int
     counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    long: Long = "head"
+    overlap: int = 0
+    merging: Merging = "mean"
 
     roles = (
         Role("text", TEXT, required=True, for_prediction=True, help="what to classify"),
@@ -67,7 +80,14 @@ class ClassificationSchema:
             if cell is not None:
                 parsed = labels.parse(cell)
                 counts.update(parsed if isinstance(parsed, tuple) else (parsed,))
-        return cls(dict(columns), labels, max_length, {name: counts[name] for name in labels.names})
+        long, merging = settings.get("long", "head"), settings.get("merging", "mean")
+        require("task.long", long, long in get_args(Long), ", ".join(get_args(Long)))
+        require("task.merging", merging, merging in get_args(Merging), ", ".join(get_args(Merging)))
+        if columns.get("text_pair") and long in ("window", "head+tail"):
+            raise ConfigError(f"task.long={long} is for single texts: allowed with pairs is head, tail or error.")
+        overlap = window_overlap(settings.get("overlap", "auto"), max_length) if long == "window" else 0
+        named = {name: counts[name] for name in labels.names}
+        return cls(dict(columns), labels, max_length, named, long, overlap, merging)
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -76,7 +96,7 @@ class ClassificationSchema:
     def from_json(cls, plain: Mapping[str, Any]) -> ClassificationSchema:
         labels = dict(plain["labels"])
         labels |= {key: tuple(labels[key]) for key in ("names", "columns")}
-        return cls(dict(plain["columns"]), Labels(**labels), int(plain["max_length"]), dict(plain["counts"]))
+        return cls(**{**plain, "labels": Labels(**labels)})
 
     def text_columns(self) -> list[str]:
         return [self.columns[role] for role in ("text", "text_pair") if self.columns.get(role)]
@@ -115,9 +135,13 @@ class ClassificationSchema:
             doctor.check_unseen(report, table, column, parsed, self.labels.names)
         return parsed
 
-    def check_lengths(self, report: Report, table: Table, examples: TextExamples) -> None:
+    def check_lengths(self, report: Report, table: Table, examples: TextExamples | WindowExamples) -> None:
         """What truncation leaves out."""
-        doctor.check_lengths(report, table, examples.tokens.full_lengths, self.max_length)
+        if isinstance(examples, WindowExamples):
+            doctor.check_windows(report, table, examples.in_windows, self.max_length)
+        else:
+            refused = self.long == "error"
+            doctor.check_lengths(report, table, examples.tokens.full_lengths, self.max_length, refused)
 
     def label_column(self) -> str:
         label = self.columns["label"]
@@ -125,7 +149,13 @@ class ClassificationSchema:
 
     def describe_lengths(self) -> str:
         """What happens to a long text, in a sentence."""
-        return f"Texts are cut at {self.max_length} tokens."
+        return {
+            "head": f"Texts are cut at {self.max_length} tokens.",
+            "tail": f"Of texts longer than {self.max_length} tokens the end is read.",
+            "head+tail": f"Of texts longer than {self.max_length} tokens beginning and end are read.",
+            "window": f"Texts longer than {self.max_length} tokens are read in overlapping windows.",
+            "error": f"Texts longer than {self.max_length} tokens are refused.",
+        }[self.long]
 
     def describe(self) -> str:
         """One phrase of what is learned."""
@@ -152,13 +182,28 @@ class ClassificationSchema:
         use: Use = "train",
         cache_dir: Path | None = None,
         progress: Progress | None = None,
-    ) -> TextExamples:
-        """Tokenise the rows; unless for prediction, their labels too."""
+    ) -> TextExamples | WindowExamples:
+        """Tokenise the rows; unless for prediction, their labels too.
+
+        Raises:
+            DataError: a row to predict is longer than is allowed.
+        """
         first, *pair = [table.columns[column] for column in self.text_columns()]
-        tokens = tokenise(tokenizer, first, pair[0] if pair else None, self.max_length, cache_dir, progress)
-        if use == "predict":
-            return TextExamples(tokens)
-        return TextExamples(tokens, torch.from_numpy(self.labels.targets(label_cells(table, self.columns["label"]))))
+        targets = None
+        if use != "predict":
+            targets = torch.from_numpy(self.labels.targets(label_cells(table, self.columns["label"])))
+        if self.long == "window":
+            windows = tokenise_windows(tokenizer, first, self.max_length, self.overlap, cache_dir, progress)
+            return WindowExamples(*windows, self.merging, targets)
+        keep: Keep = "head" if self.long == "error" else self.long
+        tokens = tokenise(tokenizer, first, pair[0] if pair else None, self.max_length, cache_dir, progress, keep)
+        if self.long == "error" and use == "predict" and tokens.cut:
+            row = int((tokens.full_lengths > self.max_length).argmax())
+            raise DataError(
+                f"{table.source} row {table.rows[row]} has {tokens.full_lengths[row]:,} tokens, and this run refuses "
+                f"texts of more than {self.max_length:,} (task.long=error): shorten it, or leave it out."
+            )
+        return TextExamples(tokens, targets)
 
 
 def label_cells(table: Table, column: str | Sequence[str]) -> list[Any]:

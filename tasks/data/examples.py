@@ -47,6 +47,10 @@ class Batch:
             raise DataError("this batch has no targets: its examples were made for prediction")
         return self.targets
 
+    def merge(self, outputs: Tensor) -> Tensor:
+        """Outputs of sequences -> of examples. Here each example is one sequence."""
+        return outputs
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same batch on another device (Lightning calls this)."""
         targets = None if self.targets is None else self.targets.to(device, non_blocking=non_blocking)

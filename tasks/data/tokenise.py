@@ -9,57 +9,24 @@ Dimensions: N examples, T tokens, U distinct texts, K texts an example (1 or 2).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import chain, groupby
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import tokenizers
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from modernbert.errors import ConfigError, DataError, EncoderError
+from tasks.data.encode import Encoded, Keep, Progress, check_texts, encode_distinct, plain_backend
+from tasks.data.layout import IntArray, Template, lay_out, read_template
 from tasks.data.tokens import Tokens, cache_key, load_tokens, save_tokens
 
-__all__ = ["Progress", "Tokens", "load_tokenizer", "tokenise"]
+__all__ = ["Keep", "Progress", "Tokens", "load_tokenizer", "tokenise", "tokenise_windows", "window_overlap"]
 
-IntArray = npt.NDArray[np.int64]
-Progress = Callable[[int, int], None]  # (distinct texts encoded so far, of how many)
-
-# One call into the tokenizer: enough to keep its threads busy, little enough for a lively progress bar and
-# for memory (encodings take about 100 bytes a token until their ids are copied). Larger is not faster.
-CHUNK_TEXTS = 1_000
-CHUNK_CHARACTERS = 1_000_000
-# Tokens laid out at once: bounds the index arrays at 32 MB.
-LAYOUT_TOKENS = 1 << 21
-
-
-@dataclass(frozen=True)
-class _Template:
-    """What the tokenizer puts around K texts: K + 1 pieces of special tokens, with the segments of it all."""
-
-    specials: list[list[int]]
-    special_segments: list[list[int]]
-    text_segments: list[int]
-
-    @property
-    def added(self) -> int:
-        return sum(map(len, self.specials))
-
-    @property
-    def has_segments(self) -> bool:
-        return any(self.text_segments) or any(map(any, self.special_segments))
-
-
-@dataclass(frozen=True)
-class _Encoded:
-    """U distinct texts without special tokens, each cut to what any example could use of it."""
-
-    ids: npt.NDArray[np.int32]
-    offsets: IntArray  # (U+1,)
-    full: IntArray  # (U,) tokens before the cut
+#: Tokens that neighbouring windows share, unless task.overlap says otherwise; a quarter of a short window.
+OVERLAP = 64
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
@@ -85,7 +52,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
             f"{folder} has only the slow tokenizer {type(tokenizer).__name__}: put the tokenizer.json of a "
             "fast one there, or choose another encoder"
         )
-    _backend(tokenizer)
+    plain_backend(tokenizer)
     return tokenizer
 
 
@@ -96,39 +63,127 @@ def tokenise(
     max_length: int,
     cache_dir: Path | None = None,
     progress: Progress | None = None,
+    keep: Keep | None = None,
 ) -> Tokens:
     """Encode N texts, or N pairs of texts, cut to `max_length` tokens with special tokens included.
 
-    A pair is cut "longest first" and on the tokenizer's truncation side, as transformers does. With
-    `cache_dir` the result is kept there as an Arrow file, found again by tokenizer, texts and `max_length`.
+    A pair is cut "longest first", as transformers does. With `cache_dir` the result is kept there as an Arrow
+    file, found again by tokenizer, texts and settings.
 
     Args:
         progress: called with (distinct texts encoded, distinct texts) after each chunk.
+        keep: the part of a long text that stays; None is the tokenizer's own side, as in transformers.
 
     Raises:
         DataError: a value is not text or not Unicode (the message has its index), or the numbers differ.
-        ConfigError: `max_length` has no room for a token of text.
+        ConfigError: `max_length` has no room for a token of text; both ends of a pair are asked for.
     """
     if pairs is not None and len(pairs) != len(texts):
         raise DataError(f"{len(texts)} texts but {len(pairs)} second texts: give one for each")
+    if pairs is not None and keep == "head+tail":
+        raise ConfigError("data.long=head+tail is for single texts: allowed with pairs is head, tail or error.")
     columns = [texts] if pairs is None else [texts, pairs]
+    template = _prepare(tokenizer, columns, max_length)
+    side: Keep = keep or ("tail" if tokenizer.truncation_side == "left" else "head")
+    backend = tokenizer.backend_tokenizer
+
+    def make() -> Tokens:
+        return _tokenise(backend, columns, template, max_length, side, progress)
+
+    return _cached(make, cache_dir, backend, columns, [max_length, side, template.has_segments])
+
+
+def tokenise_windows(
+    tokenizer: PreTrainedTokenizerFast,
+    texts: Sequence[str],
+    max_length: int,
+    overlap: int,
+    cache_dir: Path | None = None,
+    progress: Progress | None = None,
+) -> tuple[Tokens, IntArray]:
+    """Encode N texts whole: those of more than `max_length` tokens as windows that share at least `overlap`.
+
+    The windows of a text are spread evenly, the first at its beginning, the last at its end.
+
+    Returns:
+        The tokens of all windows (`full_lengths` are those of their texts), and (N+1,) where each text's begin.
+
+    Raises:
+        DataError, ConfigError: as `tokenise`; an overlap that leaves a window nothing of its own.
+    """
+    template = _prepare(tokenizer, [texts], max_length)
+    room = max_length - template.added
+    if not 0 <= overlap < room:
+        raise ConfigError(f"task.overlap={overlap}: allowed is 0 to {room - 1}, less than a window of {room} tokens.")
+    backend = tokenizer.backend_tokenizer
+
+    def make() -> Tokens:
+        which, encoded = encode_distinct(backend, [texts], None, "head", progress)
+        full = encoded.full[which[0]]
+        counts = _window_counts(full, room, overlap)
+        text = np.repeat(np.arange(len(texts)), counts)
+        within = np.arange(len(text)) - np.repeat(np.cumsum(counts) - counts, counts)
+        skip = within * (full[text] - room).clip(min=0) // (counts[text] - 1).clip(min=1)
+        starts = encoded.offsets[which[0][text]] + skip
+        return _laid_out(encoded, starts[None], np.minimum(full[text], room)[None], full[text][None], template)
+
+    tokens = _cached(make, cache_dir, backend, [texts], [max_length, "window", overlap, template.has_segments])
+    return tokens, _window_starts(tokens.full_lengths.astype(np.int64) - template.added, room, overlap)
+
+
+def window_overlap(asked: Any, max_length: int) -> int:
+    """Least tokens that neighbouring windows share, of task.overlap.
+
+    Raises:
+        ConfigError: neither "auto" nor a whole number.
+    """
+    if asked == "auto":
+        return min(OVERLAP, max_length // 4)
+    if isinstance(asked, bool) or not isinstance(asked, int):
+        raise ConfigError(f"task.overlap={asked}: allowed is auto or a number of tokens, such as {OVERLAP}.")
+    return asked
+
+
+def _window_counts(full: IntArray, room: int, overlap: int) -> IntArray:
+    """How many windows a text of `full` tokens takes."""
+    return np.where(full <= room, 1, -((overlap - full) // (room - overlap)))
+
+
+def _window_starts(full: IntArray, room: int, overlap: int) -> IntArray:
+    """(N+1,) borders of the texts in windows, from the full length that each window knows of its text."""
+    counts, starts = _window_counts(full, room, overlap).tolist(), [0]
+    while starts[-1] < len(counts):
+        starts.append(starts[-1] + counts[starts[-1]])
+    return np.array(starts, dtype=np.int64)
+
+
+def _prepare(tokenizer: PreTrainedTokenizerFast, columns: Sequence[Sequence[str]], max_length: int) -> Template:
+    """Check the texts; what the tokenizer puts around them."""
     for name, column in zip(("text", "second text"), columns, strict=False):
-        _check_texts(name, column)
-    backend = _backend(tokenizer)
-    template = _template(backend, len(columns), "token_type_ids" in tokenizer.model_input_names)
+        check_texts(name, column)
+    template = read_template(plain_backend(tokenizer), len(columns), "token_type_ids" in tokenizer.model_input_names)
     if max_length <= template.added:
         raise ConfigError(
             f"data.max_length={max_length} leaves no room for text beside {template.added} special tokens: "
             f"give at least {template.added + 1}"
         )
-    left = tokenizer.truncation_side == "left"
+    return template
+
+
+def _cached(
+    make: Callable[[], Tokens],
+    cache_dir: Path | None,
+    backend: Tokenizer,
+    columns: Sequence[Sequence[str]],
+    settings: list[object],
+) -> Tokens:
+    """What `make` gives, kept in `cache_dir` where there is one."""
     if cache_dir is None:
-        return _tokenise(backend, columns, template, max_length, left, progress)
-    settings = [tokenizers.__version__, max_length, left, template.has_segments]
-    key = cache_key(backend.to_str(), columns, settings)
+        return make()
+    key = cache_key(backend.to_str(), columns, [tokenizers.__version__, *settings])
     tokens = load_tokens(Path(cache_dir), key)
     if tokens is None:
-        tokens = _tokenise(backend, columns, template, max_length, left, progress)
+        tokens = make()
         save_tokens(Path(cache_dir), key, tokens)
     return tokens
 
@@ -136,57 +191,25 @@ def tokenise(
 def _tokenise(
     backend: Tokenizer,
     columns: Sequence[Sequence[str]],
-    template: _Template,
+    template: Template,
     max_length: int,
-    left: bool,
+    keep: Keep,
     progress: Progress | None,
 ) -> Tokens:
     room = max_length - template.added
-    number: dict[str, int] = {}  # of each distinct text, in order of first appearance
-    numbers = [[number.setdefault(text, len(number)) for text in column] for column in columns]
-    which = np.array(numbers, dtype=np.int64)  # (K, N)
-    encoded = _encode(backend, list(number), room, left, progress)
+    which, encoded = encode_distinct(backend, columns, room, keep, progress)
     full = encoded.full[which]  # (K, N)
     kept = np.minimum(full, room) if len(columns) == 1 else _longest_first(full, room)
+    starts = encoded.offsets[which + 1] - kept if keep == "tail" else encoded.offsets[which]
+    return _laid_out(encoded, starts, kept, full, template)
+
+
+def _laid_out(encoded: Encoded, starts: IntArray, kept: IntArray, full: IntArray, template: Template) -> Tokens:
+    """Examples from the places (K, N) of their texts among the encoded ones."""
     offsets = np.concatenate([[0], np.cumsum(kept.sum(0) + template.added)])
-    starts = encoded.offsets[which]
-    if left:
-        starts = encoded.offsets[which + 1] - kept
-    ids, segments = _lay_out(encoded.ids, starts, kept, offsets, template)
-    full_lengths = (full.sum(0) + template.added).astype(np.int32)
     _check_not_empty(offsets)
-    return Tokens(ids, offsets, segments, full_lengths)
-
-
-def _encode(
-    backend: Tokenizer, texts: list[str], room: int, left: bool, progress: Progress | None
-) -> _Encoded:
-    pieces: list[npt.NDArray[np.int32]] = []
-    full = np.zeros(len(texts), dtype=np.int64)
-    part = slice(-room, None) if left else slice(room)
-    for start, stop in _chunks(texts):
-        encodings = backend.encode_batch_fast(texts[start:stop], add_special_tokens=False)
-        lengths = [len(encoding) for encoding in encodings]
-        full[start:stop] = lengths
-        ids = chain.from_iterable(encoding.ids[part] for encoding in encodings)
-        pieces.append(np.fromiter(ids, dtype=np.int32, count=sum(min(length, room) for length in lengths)))
-        if progress is not None:
-            progress(stop, len(texts))
-    offsets = np.concatenate([[0], np.cumsum(np.minimum(full, room))])
-    return _Encoded(np.concatenate([np.zeros(0, np.int32), *pieces]), offsets, full)
-
-
-def _chunks(texts: Sequence[str]) -> Iterator[tuple[int, int]]:
-    start, characters = 0, 0
-    for position, text in enumerate(texts):
-        if position > start and (
-            position - start == CHUNK_TEXTS or characters + len(text) > CHUNK_CHARACTERS
-        ):
-            yield start, position
-            start, characters = position, 0
-        characters += len(text)
-    if start < len(texts):
-        yield start, len(texts)
+    ids, segments = lay_out(encoded.ids, starts, kept, offsets, template)
+    return Tokens(ids, offsets, segments, (full.sum(0) + template.added).astype(np.int32))
 
 
 def _longest_first(full: IntArray, room: int) -> IntArray:
@@ -197,105 +220,7 @@ def _longest_first(full: IntArray, room: int) -> IntArray:
     short_kept = np.where(both, room // 2, short)
     long_kept = np.where(both, room - room // 2, long_kept)
     first_is_long = full[0] > full[1]
-    return np.stack(
-        [np.where(first_is_long, long_kept, short_kept), np.where(first_is_long, short_kept, long_kept)]
-    )
-
-
-def _lay_out(
-    ids: npt.NDArray[np.int32], starts: IntArray, kept: IntArray, offsets: IntArray, template: _Template
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8] | None]:
-    """Copy each example's texts (`starts`, `kept`: (K, N)) between the special tokens to its place."""
-    total = int(offsets[-1])
-    out = np.empty(total, dtype=np.int32)
-    segments = np.zeros(total, dtype=np.uint8) if template.has_segments else None
-    count = len(offsets) - 1
-    first = 0
-    while first < count:
-        last = max(first + 1, int(np.searchsorted(offsets, offsets[first] + LAYOUT_TOKENS, side="right")) - 1)
-        at = offsets[first:last].copy()  # where the next piece of each example goes
-        for number, (piece, piece_segments) in enumerate(
-            zip(template.specials, template.special_segments, strict=True)
-        ):
-            for token, segment in zip(piece, piece_segments, strict=True):
-                out[at] = token
-                if segments is not None:
-                    segments[at] = segment
-                at += 1
-            if number < len(kept):
-                lengths = kept[number, first:last]
-                target = _ranges(at, lengths)
-                out[target] = ids[_ranges(starts[number, first:last], lengths)]
-                if segments is not None:
-                    segments[target] = template.text_segments[number]
-                at += lengths
-        first = last
-    return out, segments
-
-
-def _ranges(starts: IntArray, lengths: IntArray) -> IntArray:
-    """start, start + 1 … for each start, end to end."""
-    before = np.cumsum(lengths) - lengths
-    return np.arange(int(lengths.sum())) + np.repeat(starts - before, lengths)
-
-
-def _template(backend: Tokenizer, texts: int, uses_segments: bool) -> _Template:
-    """Read the special tokens off an encoding of one-letter texts.
-
-    Raises:
-        EncoderError: the texts do not come out in order, each in one run.
-    """
-    encoding = backend.encode("a", "a" if texts == 2 else None)
-    runs = [
-        (owner, [position for position, _ in run])
-        for owner, run in groupby(enumerate(encoding.sequence_ids), key=lambda item: item[1])
-    ]
-    if [owner for owner, _ in runs if owner is not None] != list(range(texts)):
-        raise EncoderError(
-            f"this tokenizer lays {texts} text(s) out as {encoding.tokens}, which is not supported: texts "
-            "must follow one another between special tokens"
-        )
-    specials: list[list[int]] = [[]]
-    special_segments: list[list[int]] = [[]]
-    text_segments: list[int] = []
-    for owner, positions in runs:
-        types = [encoding.type_ids[position] if uses_segments else 0 for position in positions]
-        if owner is None:
-            specials[-1] = [encoding.ids[position] for position in positions]
-            special_segments[-1] = types
-        else:
-            text_segments.append(types[0])
-            specials.append([])
-            special_segments.append([])
-    return _Template(specials, special_segments, text_segments)
-
-
-def _backend(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
-    """The Rust tokenizer without truncation and padding (transformers sets its own at each call)."""
-    backend = tokenizer.backend_tokenizer
-    if backend.truncation is not None:
-        backend.no_truncation()
-    if backend.padding is not None:
-        backend.no_padding()
-    return backend
-
-
-def _check_texts(name: str, column: Sequence[str]) -> None:
-    for index, text in enumerate(column):
-        if not isinstance(text, str):
-            raise DataError(
-                f"{name} {index} (counting from 0) is {text!r}, a {type(text).__name__}: give a string, or "
-                "leave the row out"
-            )
-        if text.isascii():
-            continue
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise DataError(
-                f"{name} {index} (counting from 0) holds half a character ({text[error.start]!r} at "
-                f"position {error.start}), not Unicode: read the file in its true encoding, or remove it"
-            ) from error
+    return np.stack([np.where(first_is_long, long_kept, short_kept), np.where(first_is_long, short_kept, long_kept)])
 
 
 def _check_not_empty(offsets: IntArray) -> None:

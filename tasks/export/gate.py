@@ -131,7 +131,7 @@ class Rows:
         """Headline metric of the task over the ragged batches, "max" or "min", and its name."""
         report = self.run.task.new_report("test")
         for batch, found in zip(self.ragged, outputs, strict=True):
-            self.run.task.update_report(report, found, batch)
+            self.run.task.update_report(report, batch.merge(found), batch)
         value = report.compute().get(report.headline)
         return float("nan") if value is None else float(value), report.mode, report.headline
 
@@ -139,7 +139,7 @@ class Rows:
         """What is decided for the ragged batches, without scores."""
         found: list[Any] = []
         for batch, logits in zip(self.ragged, outputs, strict=True):
-            labels = self.run.task.decode(logits, batch, [False] * len(batch))
+            labels = self.run.task.decode(batch.merge(logits), batch, [False] * len(batch))
             found += self.run.task.decisions(labels)
         return found
 

@@ -15,7 +15,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from modernbert.errors import ConfigError, DataError, EncoderError
-from tasks.data.tokenise import CHUNK_TEXTS, Tokens, load_tokenizer, tokenise
+from tasks.data.encode import CHUNK_TEXTS
+from tasks.data.tokenise import Tokens, load_tokenizer, tokenise, tokenise_windows
 
 ODD = ["", " ", "[SEP] is a word here", "nul \0 inside", "日本語 ☃ 😀 é", "a" * 700, "word " * 90]
 

@@ -77,8 +77,8 @@ def test_loss_is_summed_over_words_and_weighed_by_label(tiny_encoder: Callable[.
     focal, _ = ner(tiny_encoder("bert"), loss="focal", focal_gamma=0.0)
     batch = plain.schema.examples(table(), tokenizer).collate([0, 1, 2, 3])
     with torch.no_grad():
-        outputs = plain(batch.packed)
-        logits = torch.cat([one[1:-1] for one in unpack(outputs, batch.packed)])  # without [CLS] and [SEP]
+        outputs = plain.outputs(batch)
+        logits = torch.cat([one[1:-1] for one in unpack(plain(batch.packed), batch.packed)])  # without [CLS] and [SEP]
         expected = F.cross_entropy(logits, batch.targets, reduction="sum")
         assert float(plain.loss_sum(outputs, batch)) == pytest.approx(float(expected), rel=1e-6)
         assert float(focal.loss_sum(outputs, batch)) == pytest.approx(float(expected), rel=1e-5)
@@ -110,13 +110,12 @@ def test_what_is_valid_is_read_as_it_is(tiny_encoder: Callable[..., Path]) -> No
     task, tokenizer = ner(tiny_encoder("bert"))
     batch = task.schema.examples(table(), tokenizer).collate([0, 1, 2, 3])
     logits = 5 * F.one_hot(batch.targets, len(task.tags.names)).float()
-    outputs = torch.zeros(batch.packed.num_tokens, logits.shape[1]).index_copy(0, batch.unit_tokens, logits)
-    found = task.decode(outputs, batch, [False] * 4)
+    found = task.decode(logits, batch, [False] * 4)
     assert [[(span.start, span.end, span.label) for span in spans] for spans in found] == ENTITIES
     chance = float(torch.softmax(logits[0], 0).max())
     assert found[1][1] == Span(14, 25, "MAN", "the courier", pytest.approx(chance))
     report, worst = task.new_report("test"), WorstErrors()
-    task.measure(report, worst, outputs, batch)
+    task.measure(report, worst, logits, batch)
     assert (report.compute()["f1"], report.compute()["token_accuracy"], worst.rows()) == (1.0, 1.0, [])
 
 
@@ -139,7 +138,7 @@ def test_windows_see_each_word_and_lose_none(tiny_encoder: Callable[..., Path]) 
         share = batch.weight[seen] / batch.weight[seen].sum()
         assert torch.allclose(merged[unit], (share[:, None] * logits[batch.unit_tokens[seen]]).sum(0), atol=1e-6)
     assert int(batch.weight.min()) == 1
-    assert task.loss_sum(logits, batch).isfinite()
+    assert task.loss_sum(merged, batch).isfinite()
 
 
 def test_every_subword_can_learn_and_the_first_decides(shared: Path) -> None:
@@ -171,7 +170,7 @@ def test_crf_is_saved_in_task_json_and_learns_faster(tiny_encoder: Callable[...,
     assert {id(p) for group in groups for p in group["params"]} == {id(p) for p in task.parameters()}
     batch = task.schema.examples(table(), tokenizer).collate([0, 1, 2, 3])
     with torch.no_grad():
-        outputs = task(batch.packed)
+        outputs = task.outputs(batch)
     each = task.loss_sum(outputs, batch, reduce=False)
     assert (each.shape, float(each.sum())) == ((4,), pytest.approx(float(task.loss_sum(outputs, batch))))
 
@@ -185,8 +184,7 @@ def test_errors_are_listed_in_context_the_surest_first(tiny_encoder: Callable[..
     wrong[5] = names["B-MAN"]  # "parcel" gets another type
     wrong[8] = names["O"]  # "the" in place of "the courier"
     wrong[12] = names["B-THING"]  # "good" is invented
-    logits = F.one_hot(wrong, len(names)) * (5 + 0.1 * torch.arange(len(wrong)))[:, None]  # surer with each word
-    outputs = torch.zeros(batch.packed.num_tokens, len(names)).index_copy(0, batch.unit_tokens, logits)
+    outputs = F.one_hot(wrong, len(names)) * (5 + 0.1 * torch.arange(len(wrong)))[:, None]  # surer with each word
     report, worst = task.new_report("test"), WorstErrors()
     task.measure(report, worst, outputs, batch)
     columns = task.error_columns(worst.rows(), table().select([error["index"] for error in worst.rows()]))

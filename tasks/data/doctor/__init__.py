@@ -11,7 +11,7 @@ from tasks.data.doctor.labels import (
     check_unseen,
 )
 from tasks.data.doctor.repeats import check_conflicts, check_duplicates, check_leakage, normalise
-from tasks.data.doctor.texts import check_header, check_lengths, check_text
+from tasks.data.doctor.texts import check_header, check_lengths, check_text, check_windows
 
 __all__ = [
     "check_class_counts",
@@ -26,5 +26,6 @@ __all__ = [
     "check_switches",
     "check_text",
     "check_unseen",
+    "check_windows",
     "normalise",
 ]

@@ -77,14 +77,30 @@ def _check_words(found: Any, column: str, row: int, text: str) -> None:
         found("warning", "text-mojibake", row, what, "Export the text again, as UTF-8")
 
 
-def check_lengths(report: Report, table: Table, lengths: Sequence[int] | np.ndarray, limit: int) -> None:
-    """Texts longer than `limit`: the share of rows and of tokens that is cut.
+def check_windows(report: Report, table: Table, texts: int, limit: int) -> None:
+    """Texts longer than `limit` that are read in windows, and lose nothing."""
+    if texts:
+        what = f"{texts:,} texts are longer than {limit:,} tokens: they are read in overlapping windows"
+        mend = "Nothing is lost; a larger data.max_length, as far as the encoder allows, shows more at once"
+        report.add(Problem("warning", "text-in-windows", table.source, None, None, what, mend))
+
+
+def check_lengths(
+    report: Report, table: Table, lengths: Sequence[int] | np.ndarray, limit: int, refused: bool = False
+) -> None:
+    """Texts longer than `limit`: the share of rows and of tokens that is cut; each an error if it is `refused`.
 
     `lengths` are tokens of each example before truncation, special tokens included.
     """
     full = np.asarray(lengths, dtype=np.int64)
     cut = int((full > limit).sum())
     if not cut:
+        return
+    if refused:
+        for i in np.flatnonzero(full > limit).tolist():
+            what = f"has {full[i]:,} tokens, allowed are {limit:,}"
+            mend = "Shorten it, or set task.long to window, head or tail"
+            report.add(Problem("error", "text-too-long", table.source, table.rows[i], None, what, mend))
         return
     lost = int((full - limit).clip(min=0).sum())
     what = (
