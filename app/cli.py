@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,26 +17,45 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-from app.failures import MISUSED, OK, STOPPED, report
+from app.failures import MISUSED, OK, STOPPED, TRY_AGAIN, report
 
 
 class Verb(NamedTuple):
     module: str  # has `main(cfg) -> int`
     config: str  # its YAML in conf/
     help: str
+    bare: str | None = None  # the key of a text that may stand alone, without `key=`
 
 
 VERBS = {
     "train": Verb("app.train", "train", "fine-tune an encoder on labelled text"),
     "evaluate": Verb("app.evaluate", "evaluate", "score a saved run on labelled rows"),
     "predict": Verb("app.predict", "predict", "add a saved run's predictions to a file"),
+    "rerun": Verb("app.rerun", "rerun", "train a saved run again and tell whether the same comes out"),
+    "compare": Verb("app.compare", "compare", "tell whether one saved run is better than another"),
+    "index": Verb("app.index", "index", "make documents searchable with a saved run"),
+    "search": Verb("app.search", "search", "ask an index, in a sentence", bare="query"),
+    "mine": Verb("app.mine", "mine", "find hard negatives to train retrieval with"),
     "export": Verb("app.export", "export", "write a saved run for other software"),
     "check": Verb("app.check", "check", "list what is wrong with the data, before any training"),
+    "pretrain": Verb("app.pretrain", "pretrain", "teach an encoder a language or a domain from raw text"),
+    "distil": Verb("app.distil", "distil", "train a small encoder on the vectors of a larger one"),
+    "soup": Verb("app.soup", "soup", "average the weights of saved runs"),
+    "vector": Verb("app.vector", "vector", "add what trainings changed in a base, scaled"),
     "ui": Verb("app.serve", "ui", "try a saved run in the browser"),
+    "serve": Verb("app.server.main", "serve", "serve saved runs over HTTP, with the page"),
     "bench encoder": Verb("app.bench.encoder_suite", "bench_encoder", "time the encoder beside transformers"),
     "bench encode": Verb("app.bench.encode_suite", "bench_encode", "time vectors beside sentence-transformers"),
+    "bench faults": Verb("app.bench.faults_suite", "bench_faults", "cut trainings short in every way and resume them"),
+    "bench ranking": Verb("app.bench.ranking_suite", "bench_ranking", "memory and time of measuring a large ranking"),
+    "bench score": Verb("app.bench.score_suite", "bench_score", "time scores of pairs beside CrossEncoder"),
     "bench train": Verb("app.bench.train_suite", "bench_train", "time training beside transformers' Trainer"),
+    "bench serve": Verb("app.bench.serve_suite", "bench_serve", "time the server with batching beside without"),
 }
+
+
+#: What a word that is no sentence begins with.
+KEY = re.compile(r"[+~]*[\w.]+=")
 
 
 @dataclass
@@ -84,7 +104,8 @@ def _run(argv: list[str]) -> int:
         best = closest(meant, list(VERBS))
         hint = f"Did you mean modernbert {best}?" if best else f"Verbs: {', '.join(VERBS)}."
         raise UsageError(f"'{meant}' is not a verb. {hint}")
-    verb, arguments = VERBS[name], _arguments(rest)
+    verb = VERBS[name]
+    arguments = _arguments(rest, verb.bare)
     if arguments.help:
         manual.print_help(name, verb.config, arguments.words, arguments.config_dir)
         return OK
@@ -100,10 +121,11 @@ def find_verb(argv: Sequence[str]) -> tuple[str, list[str]]:
     return " ".join(argv[:words]), list(argv[words:])
 
 
-def _arguments(rest: Sequence[str]) -> Arguments:
+def _arguments(rest: Sequence[str], bare: str | None = None) -> Arguments:
     from app.usage import UsageError
 
     parsed, words = Arguments(), iter(rest)
+    sentence: list[str] = []
     for word in words:
         flag, _, attached = word.partition("=") if word.startswith("--") else (word, "", "")
         if flag in ("--help", "-h"):
@@ -123,20 +145,37 @@ def _arguments(rest: Sequence[str]) -> Arguments:
             parsed.config_dir = Path(folder)
         elif flag == "--json":
             parsed.words.append("json=true")
+        elif bare is not None and not word.startswith("-") and not KEY.match(word):
+            sentence.append(word)
+        elif bare is not None and word.startswith(f"{bare}="):
+            parsed.words.append(f"{bare}={_quoted(word.removeprefix(f'{bare}='))}")
         else:
             parsed.words.append(word)
+    if sentence:
+        parsed.words.append(f"{bare}={_quoted(' '.join(sentence))}")
     return parsed
+
+
+def _quoted(text: str) -> str:
+    """A sentence as Hydra reads it back whole, with commas, brackets and quotes: the shell has taken its own away."""
+    if text == "null" or (len(text) > 1 and text[0] == text[-1] and text[0] in "'\""):
+        return text
+    escaped = re.sub(r"(\\*)'", r"\1\1\'", text.replace("${", "\\${"))  # backslashes before a quote are doubled
+    return f"'{escaped}{escaped[len(escaped.rstrip(chr(92))) :]}'"
 
 
 def _compose_and_call(verb: Verb, arguments: Arguments) -> int:
     from omegaconf import OmegaConf
 
-    from app import quiet
+    from app import quiet, resume
     from app.compose import compose, expand, parse
 
     runs = expand(parse(arguments.words)) if arguments.multirun else [arguments.words]
-    complete = not arguments.show_config
-    cfgs = [compose(verb.config, words, arguments.config_dir, complete) for words in runs]
+    if verb.config in resume.KEYS and resume.asked(arguments.words):
+        cfgs = [resume.configuration(words, verb.config) for words in runs]
+    else:
+        complete = not arguments.show_config
+        cfgs = [compose(verb.config, words, arguments.config_dir, complete) for words in runs]
     if arguments.show_config:
         for cfg in cfgs:
             print(OmegaConf.to_yaml(cfg, resolve=arguments.resolve), end="")
@@ -167,8 +206,8 @@ def _sweep(verb: Verb, runs: list[list[str]], cfgs: list[DictConfig]) -> int:
     for number, (words, cfg) in enumerate(zip(runs, cfgs, strict=True), start=1):
         console.note(f"run {number} of {len(cfgs)}: {' '.join(words)}")
         jobs.append((words, cfg, _guarded(verb, "main", cfg)))
-        if jobs[-1][2] == STOPPED:
-            return STOPPED
+        if jobs[-1][2] in (STOPPED, TRY_AGAIN):
+            return jobs[-1][2]
     statuses = [status for _, _, status in jobs]
     if hasattr(sys.modules.get(verb.module), "after_sweep"):
         statuses.append(_guarded(verb, "after_sweep", jobs))

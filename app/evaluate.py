@@ -26,7 +26,8 @@ def main(cfg: DictConfig) -> int:
     run = Run.load(cfg.run, cfg.device)
     settings = plain(cfg.data)
     report = Report()
-    read = run.schema.read(settings["test"], settings["columns"], report, {})
+    reading = {"split": "test", "corpus": settings["corpus"]}
+    read = run.schema.read(settings["test"], settings["columns"], report, reading)
     if not len(read):
         raise DataError(f"data.test={settings['test']} has no rows.")
     table = run.column_map(read, settings["columns"])

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig
-from rich.table import Table
 
 from app import console
+from app.bench import turns
 from app.compose import plain
 from app.failures import FAILED, OK
 from app.threads import use_threads
 from modernbert.errors import ConfigError
-from tasks.export import Exporter, Parity, ParityError, Rows, choose_formats, open_export, speed
-from tasks.export.card import load_lines
-from tasks.export.formats import require_free
+from tasks.export import Exporter, Parity, ParityError, Rows, choose_formats, open_export
+from tasks.export.formats import bytes_of, require_fit, require_free
+from tasks.export.loading import load_lines
 from tasks.run import Run, write_json
 
 
@@ -24,10 +24,10 @@ def main(cfg: DictConfig) -> int:
     use_threads(cfg.threads)
     settings = plain(cfg)
     names = choose_formats(settings["format"])
-    drop = float(settings["max_metric_drop"])
-    if not 0 <= drop < 1:
-        raise ConfigError(f"max_metric_drop={drop}: allowed is 0 up to, but not, 1 (0.005 is half a point).")
+    drop = require_drop(settings["max_metric_drop"])
     run = Run.load(cfg.run, "cpu")
+    for name in names:
+        require_fit(run, name)
     folders = choose_folders(run, names, settings["output"])
     rows = Rows(run, settings["data"]["test"], settings["data"]["columns"])
     console.note(f"each format answers {len(rows)} rows of {rows.source} before it is written")
@@ -44,6 +44,13 @@ def main(cfg: DictConfig) -> int:
     return OK if len(done) == len(names) else FAILED
 
 
+def require_drop(value: float) -> float:
+    """What an export may lose of the metric, as a share."""
+    if not 0 <= value < 1:
+        raise ConfigError(f"max_metric_drop={value}: allowed is 0 up to, but not, 1 (0.005 is half a point).")
+    return float(value)
+
+
 def choose_folders(run: Run, names: Sequence[str], output: str | None) -> dict[str, Path]:
     """A free folder for each format: `output` itself for one, a folder in it for several."""
     base = Path(output) if output else run.folder / "export"
@@ -56,10 +63,10 @@ def choose_folders(run: Run, names: Sequence[str], output: str | None) -> dict[s
 def tell(parity: Parity, folder: Path, load: str) -> None:
     """Where it is, that it is equal, how to load it."""
     out = console.out()
-    out.print(f"{parity.format}: {folder}  ({speed.bytes_of(folder) / 1e6:.1f} MB)")
+    out.print(f"{parity.format}: {folder}  ({bytes_of(folder) / 1e6:.1f} MB)")
     out.print(parity.table())
-    if parity.kept_in_float:
-        out.print(f"left in float: {', '.join(parity.kept_in_float)}")
+    for note in parity.notes:
+        out.print(note, soft_wrap=True)
     out.print("load it:\n" + "\n".join(f"  {line}" for line in load.splitlines()), soft_wrap=True)
     out.print()
 
@@ -67,15 +74,15 @@ def tell(parity: Parity, folder: Path, load: str) -> None:
 def tell_figures(run: Run, rows: Rows, folders: dict[str, Path]) -> None:
     """Time the run and its exports, show the table, save it as figures.json beside each."""
     models = {name: open_export(run, name, folder) for name, folder in folders.items()}
-    sizes = {name: speed.bytes_of(folder) for name, folder in folders.items()}
-    found = speed.measure(rows, models, {speed.OURS: speed.bytes_of(run.folder / "model")} | sizes)
-    table = Table("", "MB", "batch 1, ms", "batch 32, rows/s", "against the run", box=None)
-    base = found[speed.OURS].rows
-    for name, figure in found.items():
-        cells = (f"{figure.bytes / 1e6:.1f}", f"{figure.alone * 1e3:.2f}", f"{figure.rows:.0f}")
-        table.add_row(name, *cells, f"{figure.rows / base:.2f}x")
-    console.out().print(table)
-    console.out().print(speed.describe(rows), soft_wrap=True)
-    plain_figures = {name: vars(figure) for name, figure in found.items()}
+    found = turns.measure(rows, models)
+    sizes = {turns.OURS: bytes_of(run.folder / "model")} | {name: bytes_of(f) for name, f in folders.items()}
+    figures = {name: {"megabytes": round(sizes[name] / 1e6, 1)} | figure for name, figure in found.items()}
+    cells = [
+        [name, f"{f['megabytes']:.1f}", f"{f['alone_ms']:.2f}", f"{f['rows_per_s']:.0f}", f"{f['speed']:.2f}x"]
+        for name, f in figures.items()
+    ]
+    columns = ["", "MB", "batch 1, ms", "batch 32, rows/s", "against the run"]
+    console.out().print(console.table(columns, cells, right=columns[1:]))
+    console.out().print(turns.describe(rows), soft_wrap=True)
     for folder in folders.values():
-        write_json(folder / "figures.json", {"how": speed.describe(rows), "figures": plain_figures})
+        write_json(folder / "figures.json", {"how": turns.describe(rows), "figures": figures})

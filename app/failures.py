@@ -6,7 +6,10 @@ import errno
 
 from app import console
 
-OK, FAILED, MISUSED, BUG, STOPPED = 0, 1, 2, 70, 130  # 70 is EX_SOFTWARE of sysexits.h, 130 is 128 + SIGINT
+# 70 and 75 are EX_SOFTWARE and EX_TEMPFAIL ("try again") of sysexits.h, 130 is 128 + SIGINT.
+OK, FAILED, MISUSED, BUG, TRY_AGAIN, STOPPED = 0, 1, 2, 70, 75, 130
+# What a disk says that takes no more: full, over quota, file too large.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 MEMORY = "data.tokens_per_batch (half of it halves the memory of a step, and learns the same)"
 
@@ -18,7 +21,7 @@ def report(error: Exception) -> int:
     if isinstance(error, ModernBertError):
         console.error(str(error))
         return MISUSED if isinstance(error, ConfigError) else FAILED
-    if isinstance(error, PermissionError) or (isinstance(error, OSError) and error.errno == errno.ENOSPC):
+    if isinstance(error, PermissionError) or (isinstance(error, OSError) and error.errno in FULL):
         console.error(f"{error.filename or 'writing'}: {error.strerror}")
         return FAILED
     if _is_out_of_memory(error):

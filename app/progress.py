@@ -61,6 +61,11 @@ class TrainingBar(ProgressBar):
     def enable(self) -> None:
         self.enabled = True
 
+    @property
+    def is_enabled(self) -> bool:
+        """Lightning asks before a task's `print` (it has the property on its own bars alone)."""
+        return self.enabled
+
     # -- what Lightning calls ------------------------------------------------------------------------------
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

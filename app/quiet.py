@@ -28,10 +28,22 @@ WARNINGS: tuple[tuple[str, type[Warning], str, str], ...] = (
         "rows are tokenised before training; a worker process would only copy them",
     ),
     (
+        r".*sync_dist=True",
+        UserWarning,
+        r"lightning\.",
+        "validation metrics are those of all processes already: reports add their states up",
+    ),
+    (
         r".*treespec, LeafSpec.*deprecated",
         FutureWarning,
         r"lightning\.",
         "Lightning 2.6 calls a name that torch is retiring",
+    ),
+    (
+        r"Sparse (CSR tensor support is in beta|invariant checks are implicitly disabled)",
+        UserWarning,
+        r"tasks\.",
+        "torch says so at the first sparse matrix; ours are made by torch itself or from checked ends",
     ),
 )
 
@@ -45,8 +57,14 @@ LOGGERS = {
         "`Trainer.fit` stopped",
         "Loading `train_dataloader` to estimate",
         "\nDetected KeyboardInterrupt",
+        "Restoring states from",
+        "Using bfloat16 Automatic Mixed Precision",
+        "Using 16bit Automatic Mixed Precision",
+        "Restored all states",
+        "-" * 100 + "\ndistributed_backend",
     ),
     "lightning.pytorch.accelerators.cuda": ("LOCAL_RANK",),
+    "lightning.fabric.utilities.distributed": ("Initializing distributed",),
     "lightning.fabric.utilities.seed": ("Seed set to",),
     "transformers.tokenization_utils_base": ("Token indices sequence length is longer than",),
 }

@@ -3,41 +3,65 @@
 from __future__ import annotations
 
 import shutil
-import time
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from app import console
+from app import console, origin, resume
 from app.build import build_task
+from app.checkpoints import FOLDER, checkpoints, last_good
 from app.compose import plain
 from app.doctor import Doctor
-from app.progress import TrainingBar, tracking
+from app.failures import OK, STOPPED, TRY_AGAIN
+from app.progress import tracking
 from app.rundir import new_run_dir
+from app.runtime import runs_on
+from app.signals import Signals, Stopped
 from app.summary import summarise
 from app.threads import use_threads
+from app.trainers import build_trainer, checkpoints_of
 from modernbert import weights
 from modernbert.config import read_config
-from modernbert.errors import ConfigError
+from modernbert.errors import BackendError
 from tasks import run as runs
+from tasks import state
 from tasks.base import Task
 from tasks.card import write_card
 from tasks.data.module import Checked, DataModule, DataSettings, Prepared, check, prepare
 from tasks.data.tokenise import load_tokenizer
-from tasks.evaluation import evaluate, learning_curves, load_weights
+from tasks.evaluation import evaluate, learning_curves
+from tasks.numbers import Numbers
 from tasks.optim import Optim
 
 CACHE = Path.home() / ".cache" / "modernbert" / "tokens"
 
 
-def main(cfg: DictConfig) -> int:
-    """Train as configured; returns the exit status."""
+def main(cfg: DictConfig, origin_of: Path | None = None) -> int:
+    """Train as configured, or go on with the run that `cfg.resume` names; returns the exit status.
+
+    Args:
+        origin_of: a run that this one must share data and base weights with.
+    """
     use_threads(cfg.trainer.threads)
+    if cfg.resume is not None and resume.is_complete(Path(cfg.resume)):
+        console.note(f"{cfg.resume} is complete: there is nothing to resume")
+        return OK
+    with Signals() as signals:
+        try:
+            return train(cfg, signals, origin_of)
+        except Stopped as stop:
+            console.error(f"{stop}: stopped before anything was learned", mark="")
+            return TRY_AGAIN
+
+
+def train(cfg: DictConfig, signals: Signals, origin_of: Path | None) -> int:
+    """From files to a saved run; returns the exit status."""
     settings = DataSettings(**plain(cfg.data))
     base = weights.resolve(cfg.encoder.source, cfg.encoder.revision)
     doctor = Doctor()
@@ -45,19 +69,127 @@ def main(cfg: DictConfig) -> int:
     prepared = tokenise(checked, base, settings, doctor)
     L.seed_everything(cfg.seed, verbose=False)
     task = new_task(cfg, base, prepared)
-    folder = new_run_dir(cfg)
-    trainer = build_trainer(cfg, task, folder, "validation" in prepared.examples)
-    folder.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
-    budget = settings.budget(trainer.strategy.root_device.type)
-    started, cpu = time.perf_counter(), time.process_time()
-    trainer.fit(task, DataModule(prepared.examples, cfg.optim.batch_size, budget, cfg.seed))
-    spent = {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - cpu}
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+    task.numbers = numbers(cfg.trainer.on_nan, prepared)
+    folder, made = begin(cfg, base, prepared, origin_of or (Path(cfg.resume) if cfg.resume else None))
+    try:
+        learn_and_save(cfg, folder, task, prepared, base, made, settings, signals)
+    except Stopped as stop:
+        return stopped(stop, folder)
+    return OK
+
+
+def begin(cfg: DictConfig, base: Path, prepared: Prepared, model: Path | None) -> tuple[Path, dict[str, Any]]:
+    """The folder of the run, with its configuration and its origin, which must be that of the run `model`.
+
+    Of several processes the first one does this; `Checkpoints` tells the others its folder.
+    """
+    if rank_zero_only.rank != 0:
+        return Path(cfg.run_dir or "runs"), {}
+    made = origin.find(cfg, base, prepared.tables)
+    before = origin.read(model) if model else None
+    for change in origin.require_same(model, before, made) if model and before else ():
+        console.warn(f"{change}: what comes out may differ")
+    if cfg.resume is not None and before is not None:
+        return Path(cfg.resume), before
+    folder = Path(cfg.resume) if cfg.resume is not None else create(cfg)
+    beside = folder / "config.yaml.part"
+    OmegaConf.save(cfg, beside, resolve=True)
+    beside.replace(folder / "config.yaml")
+    runs.write_json(folder / origin.FILE, made)
+    return folder, made
+
+
+def create(cfg: DictConfig) -> Path:
+    """A new folder; of two trainings that begin in the same second one takes the next name."""
+    while True:
+        folder = new_run_dir(cfg)
+        try:
+            folder.mkdir(parents=True, exist_ok=cfg.run_dir is not None)
+        except FileExistsError:
+            continue
+        return folder
+
+
+def learn_and_save(
+    cfg: DictConfig,
+    folder: Path,
+    task: Task,
+    prepared: Prepared,
+    base: Path,
+    made: Mapping[str, Any],
+    settings: DataSettings,
+    signals: Signals,
+) -> None:
+    """Train, from the last checkpoint of a resumed run; then score, save and tell."""
+    start = last_good(folder / FOLDER) if cfg.resume is not None else None
+    about = state.read_about(start) if start else {}
+    if cfg.resume is not None:
+        console.note(f"resuming {folder} " + (f"after step {about['step']:,}" if start else "from the beginning"))
+    resumed_at = about.get("logged_steps", 0) if cfg.resume is not None else None
+    trainer = build_trainer(cfg, task, folder, "validation" in prepared.examples, signals, resumed_at)
     if trainer.is_global_zero:
-        finish(cfg, folder, trainer, task, prepared, base, budget, spent)
-    return 0
+        console.note(runs_on(task.encoder, trainer.strategy.root_device, str(trainer.precision)))
+    budget = settings.budget(trainer.strategy.root_device.type)
+    if start and about.get("finished"):
+        held = state.read(start)
+        task.on_load_checkpoint(held)
+        training, best = held["training"], folder / FOLDER / about["best"] if about["best"] else None
+        learned = held.get("weights")
+    else:
+        fit(trainer, task, DataModule(prepared.examples, cfg.optim.batch_size, budget, cfg.seed), start, folder)
+        if not trainer.is_global_zero:
+            return
+        training, best, learned = checkpoints_of(trainer).facts(trainer), checkpoints_of(trainer).best_path(), None
+    if best is not None:
+        learned = state.read(best)["state_dict"]
+    if learned is not None:
+        task.load_state_dict(learned)
+    task.to(trainer.strategy.root_device)
+    task.autocast = runs.choose_precision("auto", task.device.type)
+    finish(cfg, folder, task, prepared, base, budget, {**made, "training": training})
+
+
+def fit(trainer: L.Trainer, task: Task, data: DataModule, start: Path | None, folder: Path) -> None:
+    """Train; of several processes each leaves the group at the end, as only the first one scores.
+
+    Raises:
+        BackendError: another process of this training is gone.
+    """
+    try:
+        trainer.fit(task, data, ckpt_path=start)
+    except RuntimeError as error:
+        if trainer.world_size == 1 or not is_lost(error):
+            raise
+        raise BackendError(
+            f"process {trainer.global_rank} of {trainer.world_size} has lost another one, which ended or cannot be "
+            f"reached ({str(error).splitlines()[0][:120]}). Its own message says why; modernbert train "
+            f"resume={folder} goes on from the last checkpoint."
+        ) from error
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def is_lost(error: RuntimeError) -> bool:
+    """Whether an error is that of a connection to another process."""
+    words = ("connection closed by peer", "connection reset by peer", "gloo", "nccl", "socket", "broken pipe")
+    return isinstance(error, torch.distributed.DistError) or any(word in str(error).lower() for word in words)
+
+
+def stopped(stop: Stopped, folder: Path) -> int:
+    """Say what was kept; the exit status tells a scheduler to start the job again."""
+    if rank_zero_only.rank != 0:
+        return OK  # the first process speaks for all, and Lightning's kills the rest where one fails
+    found = checkpoints(folder / FOLDER)
+    where = f"after step {state.read_about(found[-1])['step']:,}" if found else "before the first checkpoint"
+    console.error(f"{stop}: stopped {where}. To go on: modernbert train resume={folder}", mark="")
+    return STOPPED if stop.number == signal.SIGINT else TRY_AGAIN
+
+
+def numbers(on_nan: str, prepared: Prepared) -> Numbers:
+    """What to do about a loss that is no number, with the rows of the file by which to name the examples."""
+    table, examples = prepared.tables["train"], prepared.examples["train"]
+    known = len(table) == len(examples)  # examples of some tasks are not the rows of one table
+    return Numbers(on_nan, source=table.source, rows=table.rows if known else None)  # type: ignore[arg-type]
 
 
 def check_data(cfg: DictConfig, settings: DataSettings, base: Path, doctor: Doctor) -> Checked:
@@ -85,96 +217,29 @@ def new_task(cfg: DictConfig, base: Path, prepared: Prepared) -> Task:
     optim = Optim(**{key: value for key, value in plain(cfg.optim).items() if key not in ("name", "batch_size")})
     task = build_task(cfg, encoder=encoder, schema=prepared.schema, optim=optim)
     task.load_head(weights.read_tensors(base))
+    task.read_modules(base)
     return task.train()
-
-
-def build_trainer(cfg: DictConfig, task: Task, folder: Path, validate: bool) -> L.Trainer:
-    """Lightning's trainer: one bar, the best epoch's weights, early stopping on request."""
-    name, mode = monitored(task, cfg.trainer.monitor)
-    callbacks: list[L.Callback] = [TrainingBar(monitor=f"val_{name}")]
-    if validate:
-        callbacks.append(best_checkpoint(folder, name, mode))
-        if cfg.trainer.patience is not None:
-            callbacks.append(EarlyStopping(f"val_{name}", mode=mode, patience=cfg.trainer.patience))
-    elif cfg.trainer.patience is not None:
-        raise ConfigError("trainer.patience needs validation rows: data.validation, or data.validation_share above 0.")
-    return L.Trainer(
-        accelerator=cfg.trainer.accelerator,
-        devices=cfg.trainer.devices,
-        strategy=cfg.trainer.strategy,
-        precision=precision(cfg.trainer.precision, cfg.trainer.accelerator),
-        max_epochs=cfg.trainer.max_epochs,
-        max_steps=cfg.trainer.max_steps,
-        val_check_interval=None if cfg.trainer.validate_every == 1 else float(cfg.trainer.validate_every),
-        limit_val_batches=None if validate else 0,
-        num_sanity_val_steps=0,
-        callbacks=callbacks,
-        logger=build_logger(cfg.logger.name, folder),
-        default_root_dir=folder,
-        enable_checkpointing=validate,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        log_every_n_steps=10,
-    )
-
-
-def best_checkpoint(folder: Path, name: str, mode: str) -> ModelCheckpoint:
-    return ModelCheckpoint(
-        folder / "checkpoints", filename="best", monitor=f"val_{name}", mode=mode, save_weights_only=True
-    )
-
-
-def monitored(task: Task, asked: str | None) -> tuple[str, str]:
-    """The validation metric that chooses the best epoch, and whether more of it is better."""
-    report = task.new_report("validation")
-    return (report.headline, report.mode) if asked is None else (asked, report.direction(asked))
-
-
-def precision(asked: str, accelerator: str) -> Any:
-    """auto: bf16 autocast over fp32 weights on a GPU that has it, else fp32 (bf16 is 6 times slower on a CPU)."""
-    if str(asked) != "auto":
-        return {"32": "32-true"}.get(str(asked), str(asked))
-    on_gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-    return "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"
-
-
-def build_logger(name: str, folder: Path) -> Any:
-    """Lightning's logger for the curves of a run."""
-    from lightning.pytorch import loggers
-
-    if name == "csv":
-        return loggers.CSVLogger(folder, name="", version="logs")
-    if name == "tensorboard":
-        return loggers.TensorBoardLogger(folder, name="", version="logs")
-    if name != "none":
-        raise ConfigError(f"logger.name={name}: allowed is none, csv or tensorboard.")
-    return False
 
 
 def finish(
     cfg: DictConfig,
     folder: Path,
-    trainer: L.Trainer,
     task: Task,
     prepared: Prepared,
     base: Path,
     budget: int,
-    spent: dict[str, float],
+    made: Mapping[str, Any],
 ) -> None:
-    """Best weights, scores with intervals, the saved run, its card and the summary."""
-    kept = trainer.checkpoint_callback
-    if isinstance(kept, ModelCheckpoint) and Path(kept.best_model_path).is_file():
-        load_weights(task, Path(kept.best_model_path))
-    task.to(trainer.strategy.root_device)
+    """Scores with intervals, the saved run, its card and the summary."""
     reports = score(task, prepared, folder, budget)
-    facts = gather_facts(cfg, prepared, base, task, spent)
+    facts = gather_facts(cfg, prepared, task, made)
     runs.save_run(folder, task, base, task_settings(cfg), facts)
     metrics = {split: report.compute() for split, report in reports.items()}
     runs.write_json(folder / "metrics.json", metrics)
     learning_curves(task, folder)
-    # The saved model holds the best weights; checkpoints are for a training that was cut short.
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     write_card(folder, task, facts, metrics)
+    # The saved model holds the best weights; checkpoints are for a training that was cut short.
+    shutil.rmtree(folder / FOLDER, ignore_errors=True)
     console.out().print(console.summary(summarise(folder, task, facts, reports)))
 
 
@@ -196,26 +261,24 @@ def task_settings(cfg: DictConfig) -> dict[str, Any]:
     return {key: value for key, value in plain(cfg.task).items() if key != "_target_"}
 
 
-def gather_facts(cfg: DictConfig, prepared: Prepared, base: Path, task: Task, spent: dict) -> dict[str, Any]:
+def gather_facts(cfg: DictConfig, prepared: Prepared, task: Task, made: Mapping[str, Any]) -> dict[str, Any]:
     """Where everything came from, for task.json and the card."""
-    data = {}
-    for split, table in prepared.tables.items():
-        data[split] = {"source": table.source, "rows": len(table)}
-        if Path(table.source).is_file():
-            data[split]["sha256"] = runs.sha256(Path(table.source))
+    hashes = {file["source"]: {"sha256": file["sha256"]} for file in made["files"].values()}
+    data = {
+        split: {"source": table.source, "rows": len(table)} | hashes.get(table.source, {})
+        for split, table in prepared.tables.items()
+    }
+    training = {key: round(value, 2) if isinstance(value, float) else value for key, value in made["training"].items()}
     return {
         "encoder": {
             "source": cfg.encoder.source,
             "revision": cfg.encoder.revision,
-            "sha256": {p.name: runs.sha256(p) for p in sorted(base.glob("*.safetensors"))},
+            "sha256": made["base"],
             "parameters": sum(p.numel() for p in task.encoder.parameters()),
         },
         "data": data,
         "seed": cfg.seed,
-        "training": {
-            **{name: round(value, 2) for name, value in spent.items()},
-            "epochs": task.trainer.current_epoch,
-            "steps": task.trainer.global_step,
-            "tokens": task.throughput.tokens,
-        },
+        "packages": made["packages"],
+        "git": made["git"],
+        "training": training | {"steps_left_out": task.numbers.skipped},
     }

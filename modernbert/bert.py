@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modernbert.attention import Layout, attention
+from modernbert.attention import Layout, attention, layout_of
 from modernbert.config import EncoderConfig
 from modernbert.inputs import check_dropout, check_pack, run_layer
 from modernbert.kernels import add_layer_norm, layer_norm
@@ -64,7 +64,7 @@ class BertEncoder(nn.Module):
             BackendError: the pack is on another device than the weights.
         """
         check_pack(packed, self.config, self.embeddings.LayerNorm.weight.device)
-        layout = Layout(packed)
+        layout = layout_of(packed)
         recompute = self.gradient_checkpointing and self.training
         hidden = self.embeddings(packed, layout)
         last = len(self.layers) - 1
@@ -151,7 +151,7 @@ class Embeddings(nn.Module):
         real = (input_ids != pad).long()
         seen = real.cumsum(0)
         before = (seen - real)[layout.starts]  # real tokens of the sequences before
-        return (seen - before) * real + pad
+        return (seen - before + layout.shift) * real + pad
 
 
 class Layer(nn.Module):

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modernbert.attention import Layout, attention
+from modernbert.attention import Layout, attention, layout_of
 from modernbert.config import EncoderConfig
 from modernbert.inputs import check_dropout, check_pack, run_layer
 from modernbert.kernels import add_layer_norm, apply_rope, geglu, layer_norm, pair_order, rope_table
@@ -52,7 +52,7 @@ class ModernBertEncoder(nn.Module):
             BackendError: the pack is on another device than the weights.
         """
         check_pack(packed, self.config, self.final_norm.weight.device)
-        layout = Layout(packed)
+        layout = layout_of(packed)
         tables = {theta: rope_table(layout.positions, self.config.head_dim, theta) for theta in set(self.config.thetas)}
         recompute = self.gradient_checkpointing and self.training
         residual: Tensor = self.embeddings(packed.input_ids)

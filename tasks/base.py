@@ -24,6 +24,7 @@ from tasks.data.readers import Table
 from tasks.data.writers import with_columns
 from tasks.heads import head_to_hf, load_head
 from tasks.metrics import WorstErrors
+from tasks.numbers import Numbers
 from tasks.optim import Optim, build_optimizer, parameter_groups, schedule, word_table
 from tasks.row_adamw import RowAdamW, clip_grad_norm
 
@@ -82,8 +83,12 @@ class Task(L.LightningModule):
     #: The transformers pipeline that a saved run loads in, and the metrics that a summary shows, in order.
     pipeline: ClassVar[str]
     pipeline_options: ClassVar[str] = ""
+    #: The library by which the model card loads it.
+    library: ClassVar[str] = "transformers"
     #: Whether the outputs of a split mean something only together, as a ranking: then the task itself measures them.
     ranks: ClassVar[bool] = False
+    #: Whether the head reads the word table too (tied), so that every row of it has a gradient in each step.
+    uses_word_table: bool = False
     shown: tuple[str, ...]
     name: str
     schema: Any
@@ -95,6 +100,9 @@ class Task(L.LightningModule):
         self.automatic_optimization = False
         self.encoder, self.head, self.optim = encoder, head, optim
         self.throughput = Throughput()
+        #: Of answers; training has the trainer's own precision.
+        self.autocast: torch.dtype | None = None
+        self.numbers = Numbers()
         self.reports: dict[str, Any] = {}
         self.history: list[dict[str, float]] = []
         self.epoch_losses: list[Tensor] = []
@@ -156,6 +164,10 @@ class Task(L.LightningModule):
         """Output types (Label, a list of Span, Hit), one an example of the batch; `cut` says which were cut short."""
         raise NotImplementedError
 
+    def text_columns(self, table: Table) -> list[str]:
+        """The columns of a table that must hold text for a row to be answered."""
+        return self.schema.text_columns()
+
     def to_columns(self, outputs: Sequence[Any | None]) -> dict[str, list[Any]]:
         """Outputs as columns of a table; None stands for a row that could not be read."""
         raise NotImplementedError
@@ -184,15 +196,22 @@ class Task(L.LightningModule):
     def labelled_config(self, kind: str, names: Sequence[str]) -> dict[str, Any]:
         """config.json of the encoder with the head "For<kind>" of its family, whose outputs have these names."""
         raw = dict(self.encoder.config.raw)
-        family = {"modernbert": "ModernBert", "bert": "Bert", "roberta": "Roberta"}[self.encoder.config.family]
-        if raw.get("model_type") == "xlm-roberta":
-            family = "XLMRoberta"
-        raw["architectures"] = [f"{family}For{kind}"]
+        raw["architectures"] = [self.architecture(f"For{kind}")]
         raw["id2label"] = {str(i): name for i, name in enumerate(names)}
         raw["label2id"] = {name: i for i, name in enumerate(names)}
         raw["num_labels"] = len(names)
         raw["classifier_dropout"] = self.head.drop.p  # type: ignore[union-attr]
         return raw
+
+    def architecture(self, kind: str) -> str:
+        """The class of transformers with this encoder, such as BertModel of "Model"."""
+        family = {"modernbert": "ModernBert", "bert": "Bert", "roberta": "Roberta"}[self.encoder.config.family]
+        return ("XLMRoberta" if self.encoder.config.raw.get("model_type") == "xlm-roberta" else family) + kind
+
+    def usage(self, text: str) -> str:
+        """A few lines of Python for the model card: the model without a line of ours, on a text."""
+        call = f'pipeline("{self.pipeline}", model="model"{self.pipeline_options})'
+        return f"from transformers import pipeline\n\n{call}({text!r})"
 
     def fitted(self) -> dict[str, Any]:
         """What was fitted after training (thresholds, temperature …), as JSON; `restore` takes it back."""
@@ -207,17 +226,23 @@ class Task(L.LightningModule):
         optimizer = self.optimizers()
         total = self.all_ranks(sum(self.units(batch) for batch in step))
         loss = self.backward_step(step, total)
+        if self.trainer.world_size > 1:
+            loss = loss.new_tensor(self.all_ranks(float(loss)))
+        if self.scaler is not None:
+            self.scaler.unscale_(optimizer.optimizer)  # type: ignore[union-attr]  # clipping wants the true norm
         limit = self.optim.clip or math.inf  # type: ignore[union-attr]
         norm = clip_grad_norm(self.parameters(), limit)
-        self.require_finite(norm, step)
-        optimizer.step()  # type: ignore[union-attr]
+        sound = self.require_finite(norm, loss, step)
+        if sound:
+            optimizer.step()  # type: ignore[union-attr]
         optimizer.zero_grad(set_to_none=True)  # type: ignore[union-attr]
         self.lr_schedulers().step()  # type: ignore[union-attr]
         self.throughput.tokens += sum(batch.packed.num_tokens for batch in step)
         self.throughput.micro_batches += len(step)
-        self.throughput.loss = loss
-        self.epoch_losses.append(loss)
-        self.log("train_loss", loss, batch_size=sum(len(batch) for batch in step))
+        if sound:
+            self.throughput.loss = loss
+            self.epoch_losses.append(loss)
+            self.log("train_loss", loss, batch_size=sum(len(batch) for batch in step))
 
     def backward_step(self, step: list[Batch], total: float) -> Tensor:
         """Backward through each micro-batch; returns the step's loss. Ranks exchange gradients once, at the last.
@@ -244,23 +269,43 @@ class Task(L.LightningModule):
             return value
         return float(self.trainer.strategy.reduce(torch.tensor(value, device=self.device), reduce_op="sum"))
 
-    def require_finite(self, norm: Tensor, step: list[Batch]) -> None:
-        """Stop at a gradient that is not a number, naming the examples, before it reaches the weights."""
-        if not math.isfinite(float(norm)):
-            rows = [int(i) for batch in step for i in batch.index]
-            raise DataError(
-                f"The gradient is {float(norm)} at step {self.trainer.global_step}, training examples {rows[:40]} "
-                "(positions in the training data). Lower optim.lr, or use trainer.precision=32-true."
-            )
+    @property
+    def scaler(self) -> Any:
+        """The loss scaler of precision=16-mixed, else None."""
+        return getattr(self.trainer.precision_plugin, "scaler", None)
+
+    def require_finite(self, norm: Tensor, loss: Tensor, step: list[Batch]) -> bool:
+        """Whether loss and gradient are numbers; if not, what `numbers` is set to happens, before the weights move."""
+        if self.scaler is not None and math.isfinite(float(loss)) and self.scaler.get_scale() > 1:
+            return True  # a scale too large for fp16 is ordinary: the scaler leaves the step out and halves it
+        return self.numbers.sound(self, step, self.trainer.global_step, float(loss), float(norm))
 
     def configure_optimizers(self) -> Any:
         if self.optim is None:
             raise RuntimeError("this task was loaded for prediction; it has no optimiser settings")
-        table = word_table(self.encoder) if self.trainer.world_size == 1 else None
+        alone = self.trainer.world_size == 1 and not self.uses_word_table
+        table = word_table(self.encoder) if alone else None
         optimizer = build_optimizer(self.parameter_groups(self.optim), self.optim, table)
         steps = int(self.trainer.estimated_stepping_batches)
         rate = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule(self.optim, steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """What a resumed training needs beside weights and optimiser. A task with state of its own adds to it."""
+        checkpoint["task"] = {
+            "throughput": [self.throughput.tokens, self.throughput.micro_batches],
+            "history": self.history,
+            "epoch_losses": torch.stack(self.epoch_losses) if self.epoch_losses else None,
+            "skipped": [self.numbers.skipped, self.numbers.in_a_row],
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take back what `on_save_checkpoint` gave."""
+        held = checkpoint["task"]
+        self.throughput.tokens, self.throughput.micro_batches = held["throughput"]
+        self.history = list(held["history"])
+        self.epoch_losses = [] if held["epoch_losses"] is None else list(held["epoch_losses"].unbind())
+        self.numbers.skipped, self.numbers.in_a_row = held["skipped"]
 
     def on_train_end(self) -> None:
         optimizer = self.optimizers(use_pl_optimizer=False)
@@ -296,3 +341,9 @@ class Task(L.LightningModule):
 
     def load_head(self, tensors: Mapping[str, Tensor], strict: bool = False) -> list[str]:
         return load_head(self.head, tensors, self.encoder.hf_prefix, strict)
+
+    def write_modules(self, folder: Path) -> None:
+        """Write what other software wants beside the weights of a saved model, and `read_modules` takes back."""
+
+    def read_modules(self, folder: Path, strict: bool = False) -> None:
+        """Take over what a checkpoint folder has beside its weights; with `strict` (a saved run) it must be there."""

@@ -9,7 +9,7 @@ from typing import Any
 from tasks.base import Task
 
 TEMPLATE = """---
-library_name: transformers
+library_name: {library}
 pipeline_tag: {pipeline}
 tags: [modernbert, {pipeline}]
 ---
@@ -19,9 +19,7 @@ tags: [modernbert, {pipeline}]
 {what}, fine-tuned from `{source}`{revision} with [modernbert](https://pypi.org/project/modernbert/).
 
 ```python
-from transformers import pipeline
-
-pipeline("{pipeline}", model="model"{options})({example!r})
+{usage}
 ```
 
 ## Data
@@ -39,7 +37,8 @@ the same kind, not how the model does on rows of another kind.
 
 ## Limits
 
-The model knows the labels and the kind of text it was trained on; on anything else its probabilities mean little.
+The model knows the kind of text it was trained on, and its labels where it has any; on anything else its scores mean
+little.
 The licence of the base encoder, `{source}`, applies to these weights too.
 """
 
@@ -49,13 +48,13 @@ def write_card(folder: Path, task: Task, facts: Mapping[str, Any], metrics: Mapp
     encoder = facts["encoder"]
     data = [f"- {split}: {d['rows']:,} rows of `{Path(d['source']).name}`" for split, d in facts["data"].items()]
     text = TEMPLATE.format(
+        library=task.library,
         pipeline=task.pipeline,
-        options=task.pipeline_options,
+        usage=task.usage("Where is my order?"),
         title=folder.name,
         what=capitalised(task.schema.describe()),
         source=encoder["source"],
         revision=f" at `{encoder['revision']}`" if encoder["revision"] else "",
-        example="Where is my order?",
         data="\n".join(data),
         lengths=task.schema.describe_lengths(),
         scores=score_table(task, metrics),

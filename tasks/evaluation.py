@@ -6,8 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from tasks import plots
 from tasks.base import Task
 from tasks.data.readers import Table
@@ -71,9 +69,3 @@ def learning_curves(task: Task, folder: Path) -> None:
     }
     if curves := {name: points for name, points in curves.items() if points}:
         plots.learning_curves(folder / "learning_curves.png", curves)
-
-
-def load_weights(task: Task, checkpoint: Path) -> None:
-    """The weights of a checkpoint into the task; tensors only, nothing else is unpickled."""
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
-    task.load_state_dict(state)

@@ -95,7 +95,7 @@ def focal_sum(
     logits = _at_least_fp32(logits)
     _check_classes(logits, targets)
     log_p = F.log_softmax(logits, dim=-1).gather(1, targets[:, None]).squeeze(1)  # (B,)
-    each = _focal(log_p, gamma)
+    each = focal(log_p, gamma)
     if class_weights is not None:
         each = each * class_weights.to(logits)[targets]
     return _reduced(each, reduce)
@@ -115,7 +115,7 @@ def binary_focal_sum(
     """
     logits, targets = _decisions(logits, targets)
     log_p = F.logsigmoid(torch.where(targets > 0.5, logits, -logits))  # (B, L)
-    each = _focal(log_p, gamma)
+    each = focal(log_p, gamma)
     if pos_weight is not None:
         each = each * torch.where(targets > 0.5, pos_weight.to(logits), torch.ones_like(logits))
     return _reduced(each.sum(dim=-1), reduce)
@@ -186,7 +186,7 @@ def coral_scores(logits: Tensor) -> Tensor:
     return torch.sigmoid(_at_least_fp32(logits)).sum(dim=-1)
 
 
-def _focal(log_p: Tensor, gamma: float) -> Tensor:
+def focal(log_p: Tensor, gamma: float) -> Tensor:
     """-(1 - p)^gamma log p, from log p; 1 - p by expm1 keeps its digits where p is near 1."""
     # Below the floor the factor is constant: for gamma < 1 its slope at p = 1 is infinite and would give NaN.
     miss = (-torch.expm1(log_p)).clamp_min(1e-12)

@@ -55,9 +55,10 @@ class NerSchema:
     )
 
     @classmethod
-    def read(cls, source: str, given: Mapping[str, Any], report: Report, reading: Mapping[str, str]) -> Table:
+    def read(cls, source: str, given: Mapping[str, Any], report: Report, reading: Mapping[str, Any]) -> Table:
         """A file of any format for entities, with the columns text, entities and, where words are given, words."""
-        return read_entities(source, present(given), report=report, **reading)  # type: ignore[arg-type]
+        how = {key: reading[key] for key in ("format", "repair") if key in reading}
+        return read_entities(source, present(given), report=report, **how)
 
     @classmethod
     def stream(cls, source: str, given: Mapping[str, Any], chunk: int) -> tuple[int | None, Iterator[Table]]:

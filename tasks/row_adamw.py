@@ -22,7 +22,8 @@ Dimensions: V vocabulary, D hidden, R rows, G different ages of rows, K nodes of
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,8 @@ FORGOTTEN = 1e-9
 NODES = 4
 #: Rows caught up at once: few enough for the cache to hold them.
 CHUNK = 128
+#: What is remembered of each step since every row was up to date.
+HISTORIES = ("rates", "roots", "decays")
 
 
 class RowAdamW(torch.optim.AdamW):
@@ -46,7 +49,9 @@ class RowAdamW(torch.optim.AdamW):
 
     Calling the table brings the rows it reads up to date first; taking or loading its state dict does so for all
     rows. What reads `table.weight` in another way calls `flush` before. `close` ends all this. The optimiser's own
-    state dict is that of torch's AdamW: either loads the other's.
+    state dict is that of torch's AdamW: either loads the other's. Inside `as_it_is` nothing is brought up to date: the
+    state dicts of table and optimiser then hold what rows still miss, and a training that loads both goes on bit by
+    bit, which one that paid earlier would not (a sum over k steps is not that over i and k - i, rounded).
 
     Args:
         groups: as for torch.optim.AdamW.
@@ -72,11 +77,12 @@ class RowAdamW(torch.optim.AdamW):
         self.now = 0
         self.seen = torch.zeros(len(weight), dtype=torch.int64)  # (V,) the step to which a row is up to date
         self.moved = torch.zeros(len(weight), dtype=torch.bool)  # (V,) had a gradient once; the others only decay
+        self.lazy = False
         self._complete_state()
         table.sparse = True
         self.hooks = [
             table.register_forward_pre_hook(lambda module, args: self.catch_up(args[0])),
-            table.register_state_dict_pre_hook(lambda *args: self.flush()),
+            table.register_state_dict_pre_hook(lambda *args: self._before_saving()),
             table.register_load_state_dict_pre_hook(lambda *args: self.flush()),
         ]
 
@@ -189,11 +195,32 @@ class RowAdamW(torch.optim.AdamW):
         keep = np.exp(self.decays[self.now] - self.decays[ages])[:, None]
         return np.concatenate([keep, beta1**since, beta2**since, np.exp(nodes), weights], axis=1)
 
+    @contextmanager
+    def as_it_is(self) -> Iterator[None]:
+        """State dicts taken inside hold rows as they are, with what these miss."""
+        self.lazy = True
+        try:
+            yield
+        finally:
+            self.lazy = False
+
+    def _before_saving(self) -> None:
+        if not self.lazy:
+            self.flush()
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the state of this optimiser or of torch's AdamW over the same groups."""
+        """Take the state of this optimiser or of torch's AdamW over the same groups.
+
+        One that was taken inside `as_it_is` goes with the table's weights of that moment.
+        """
         self.flush()
         super().load_state_dict(state_dict)
         self._complete_state()
+        if missed := state_dict.get("missed"):
+            self.now = len(missed["rates"]) - 1
+            for name in HISTORIES:
+                getattr(self, name)[: self.now + 1] = missed[name].numpy()
+            self.seen, self.moved = missed["seen"].clone(), missed["moved"].clone()
 
     def _complete_state(self) -> None:
         state = self.state[self.table.weight]
@@ -204,9 +231,13 @@ class RowAdamW(torch.optim.AdamW):
         self.moved = (state["exp_avg"] != 0).any(1) | (state["exp_avg_sq"] != 0).any(1)
 
     def state_dict(self) -> dict[str, Any]:
-        """That of torch's AdamW, with every row up to date."""
-        self.flush()
-        return super().state_dict()
+        """That of torch's AdamW, with every row up to date; inside `as_it_is` also what rows miss."""
+        self._before_saving()
+        state = super().state_dict()
+        if self.lazy:
+            histories = {name: torch.from_numpy(getattr(self, name)[: self.now + 1].copy()) for name in HISTORIES}
+            state["missed"] = {"seen": self.seen.clone(), "moved": self.moved.clone(), **histories}
+        return state
 
 
 def gauss(amounts: np.ndarray, points: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib
 import importlib.metadata
@@ -15,6 +16,8 @@ import torch
 
 from modernbert import weights
 from modernbert.errors import ConfigError
+from modernbert.hardware import bf16_pays
+from modernbert.int8 import quantise_linears
 from tasks.base import Task
 from tasks.data.examples import Batch
 from tasks.data.module import AUTO_TOKENS
@@ -45,11 +48,15 @@ class Run:
         return str(self.info["task"])
 
     @classmethod
-    def load(cls, folder: str | Path, device: str = "auto") -> Run:
+    def load(cls, folder: str | Path, device: str = "auto", precision: str = "auto") -> Run:
         """Read a run from its folder alone: nothing outside it is needed, no pickle is opened.
 
+        Args:
+            device: auto, cpu, cuda or cuda:<number>.
+            precision: of its answers, see `choose_precision`.
+
         Raises:
-            ConfigError: the folder is not a run, or one of a newer version.
+            ConfigError: the folder is not a run, or one of a newer version; a device or precision that is not there.
         """
         path = Path(folder)
         info = read_info(path)
@@ -58,8 +65,10 @@ class Run:
         encoder = weights.load_encoder(path / "model")
         task = target(encoder=encoder, schema=schema, optim=None, **info["settings"])
         task.load_head(weights.read_tensors(path / "model"), strict=True)
+        task.read_modules(path / "model", strict=True)
         task.restore(info["fitted"])
-        return cls(path, task.to(choose_device(device)), load_tokenizer(path / "model"), info)
+        place(task, device, precision)
+        return cls(path, task, load_tokenizer(path / "model"), info)
 
     def answer(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Any]:
         """One output (Label, …) for each text, in order."""
@@ -70,7 +79,7 @@ class Run:
 
     def outputs(self, table: Table, tokens_per_batch: int | None = None) -> list[Any]:
         """One output for each row; None for a row without text."""
-        texts = [table.columns[column] for column in self.schema.text_columns()]
+        texts = [table.columns[column] for column in self.task.text_columns(table)]
         good = [i for i, row in enumerate(zip(*texts, strict=True)) if all(has_text(cell) for cell in row)]
         found: list[Any] = [None] * len(table)
         if good:
@@ -100,7 +109,15 @@ class Run:
                         f"{table.source} has no column {name!r}; its columns are "
                         f"{', '.join(map(repr, table.columns))}. Set data.columns.{role.name}=<column>."
                     )
-        return Table(table.source, renamed, table.rows, table.notes)
+        return dataclasses.replace(table, columns=renamed)
+
+
+def place(task: Task, device: str, precision: str) -> None:
+    """Move a task to where it answers, in the precision asked for (see `choose_device`, `choose_precision`)."""
+    task.to(choose_device(device))
+    task.autocast = choose_precision(precision, task.device.type)
+    if precision == "int8":
+        quantise_linears(task.encoder.layers)
 
 
 def forward(
@@ -108,13 +125,12 @@ def forward(
 ) -> Iterator[tuple[Batch, torch.Tensor]]:
     """Batches with their outputs (fp32), like lengths together inside windows of consecutive examples.
 
-    On a GPU in bf16 where it has it; no gradient is kept.
+    Under `task.autocast`, as `Run.load` chose it; no gradient is kept.
     """
     device = task.device
     budget = tokens_per_batch or AUTO_TOKENS[device.type]
-    half = device.type == "cuda" and torch.cuda.is_bf16_supported()
     task.eval()
-    with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
+    with torch.inference_mode(), torch.autocast(device.type, task.autocast, enabled=task.autocast is not None):
         for indices in inference_batches(examples.lengths, budget, window):
             batch = examples.collate(indices.tolist()).to(device)
             yield batch, task.outputs(batch).float()
@@ -137,6 +153,7 @@ def save_run(
     beside = folder / "model.part"
     shutil.rmtree(beside, ignore_errors=True)
     weights.save_checkpoint(beside, task.to_hf(), task.hf_config())
+    task.write_modules(beside)
     copy_tokenizer(tokenizer_folder, beside, task.schema.max_length, getattr(task.schema, "long", None))
     shutil.rmtree(model, ignore_errors=True)
     beside.rename(model)
@@ -213,6 +230,28 @@ def choose_device(device: str) -> torch.device:
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(f"device={device}: torch sees no CUDA device here. Use device=cpu.")
     return torch.device(device)
+
+
+PRECISIONS = ("auto", "32", "bf16", "int8")
+
+
+def choose_precision(asked: str, device_type: str) -> torch.dtype | None:
+    """The type of autocast for answers; None for fp32, and for int8, which is a matter of the layers.
+
+    auto is fp32 on a CPU, so that answers are those of any other software, and bf16 on a GPU that has it.
+
+    Raises:
+        ConfigError: none of PRECISIONS, or one that the device has not.
+    """
+    if str(asked) not in PRECISIONS:
+        raise ConfigError(f"precision={asked}: allowed is {', '.join(PRECISIONS)}.")
+    if asked == "int8" and device_type != "cpu":
+        raise ConfigError("precision=int8 is for the CPU: on a GPU use precision=bf16.")
+    pays, why = bf16_pays(device_type)
+    if asked == "bf16" and not pays:
+        raise ConfigError(f"precision=bf16 would be slower than 32 here: {why}. Use precision=32 or int8.")
+    half = asked == "bf16" or (asked == "auto" and device_type == "cuda" and pays)
+    return torch.bfloat16 if half else None
 
 
 def sha256(path: Path) -> str:

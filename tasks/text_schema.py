@@ -53,7 +53,7 @@ class ClassificationSchema:
     )
 
     @classmethod
-    def read(cls, source: str, given: Mapping[str, Any], report: Report, reading: Mapping[str, str]) -> Table:
+    def read(cls, source: str, given: Mapping[str, Any], report: Report, reading: Mapping[str, Any]) -> Table:
         """A file of labelled rows. (Tasks that read other formats need the columns and the report for it.)"""
         return readers.read(source)
 

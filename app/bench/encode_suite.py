@@ -162,12 +162,12 @@ def read_texts(settings: Settings) -> list[str]:
     return texts
 
 
-def generated(folder: Path, count: int, seed: int = 0) -> list[str]:
-    """Texts of whole words of the vocabulary, with the lengths of short documents."""
+def generated(folder: Path, count: int, seed: int = 0, words: int = MEDIAN_WORDS) -> list[str]:
+    """Texts of whole words of the vocabulary, half of them of more than `words`; by default as short documents."""
     source = np.random.default_rng(seed)
     tokens = load_tokenizer(folder).get_vocab()
     vocabulary = sorted(word for word in tokens if word.isascii() and word.isalpha())
-    drawn = source.lognormal(np.log(MEDIAN_WORDS), SPREAD, count)
+    drawn = source.lognormal(np.log(words), SPREAD, count)
     lengths = np.clip(drawn, FEWEST_WORDS, MOST_WORDS).astype(int)
     return [" ".join(source.choice(vocabulary, length)) for length in lengths]
 

@@ -41,16 +41,14 @@ def read_rows(job: Job) -> Checked:
     return checked
 
 
-def arguments(job: Job, rows: int) -> Any:
-    """TrainingArguments with our optimiser settings and transformers' defaults for all the rest."""
+def arguments(job: Job, rows: int, kind: Any = None) -> Any:
+    """TrainingArguments, or another `kind` of them, with our optimiser settings and defaults for all the rest."""
     from transformers import TrainingArguments
-
-    from app.train import precision
 
     optim, trainer = job.config["optim"], job.config["trainer"]
     steps = -(-rows // optim["batch_size"]) * trainer["max_epochs"]
     total = steps if trainer["max_steps"] < 0 else min(steps, trainer["max_steps"])
-    return TrainingArguments(
+    return (kind or TrainingArguments)(
         output_dir=job.folder,
         per_device_train_batch_size=optim["batch_size"],
         learning_rate=optim["lr"],
@@ -64,7 +62,8 @@ def arguments(job: Job, rows: int) -> Any:
         num_train_epochs=trainer["max_epochs"],
         max_steps=total,
         label_smoothing_factor=job.config["task"].get("label_smoothing", 0.0),
-        bf16=precision(trainer["precision"], trainer["accelerator"]) == "bf16-mixed",
+        # precision=auto is each side's own choice: Trainer's is fp32 on every device.
+        bf16=trainer["precision"] == "bf16-mixed",
         use_cpu=trainer["accelerator"] == "cpu",
         seed=job.seed,
         save_strategy="no",

@@ -20,13 +20,17 @@ from torch import Tensor
 
 from modernbert.attention.cpu import flash_cpu
 from modernbert.attention.layout import Layout
+from modernbert.attention.prefix import Prefixed, PrefixLayout, layout_of
 from modernbert.attention.reference import reference
 from modernbert.attention.sdpa import sdpa
 from modernbert.attention.varlen import flash_attn, torch_varlen
 from modernbert.errors import BackendError
 from modernbert.packing import Packed
 
-__all__ = ["BACKENDS", "Choice", "Layout", "attention", "backend_report", "choose", "force"]
+__all__ = [
+    "BACKENDS", "Choice", "Layout", "PrefixLayout", "Prefixed", "attention", "backend_report", "choose", "force",
+    "layout_of",
+]  # fmt: skip
 
 Backend = Callable[[Tensor, Layout, int | None], Tensor]
 BACKENDS: dict[str, Backend] = {
@@ -69,6 +73,8 @@ def attention(qkv: Tensor, layout: Layout, window: int | None = None) -> Tensor:
         BackendError: shape, dtype, device or window do not fit.
     """
     _check(qkv, layout, window)
+    if isinstance(layout, PrefixLayout):
+        return attention(qkv.index_select(0, layout.gather), layout.whole, window).index_select(0, layout.own)
     name = _forced or choose(qkv.device.type, qkv.dtype, qkv.shape[-1]).name
     return BACKENDS[name](qkv.contiguous(), layout, window)
 

@@ -86,6 +86,11 @@ class Layout:
         """(T,) int64: the place of each token in its sequence, from 0."""
         return torch.arange(self.num_tokens, device=self.cu_seqlens.device) - self.starts
 
+    @property
+    def shift(self) -> Tensor | int:
+        """How far what a sequence continues moves its positions on (see `modernbert.attention.prefix`)."""
+        return 0
+
     def segments(self, window: int | None, dtype: torch.dtype, chunk: int) -> tuple[Segment, ...]:
         """The pack as segments, in order and without gaps, with masks in `dtype` and chunks of `chunk` queries."""
         if window is not None and self.max_seqlen <= window + 1:

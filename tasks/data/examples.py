@@ -150,6 +150,9 @@ class StepLoader(DataLoader[list[Batch]]):
         # A generator starts at its first item. Lightning makes the iterator of a resumed run before it calls
         # set_epoch; workers, which fetch ahead, would then take the order of epoch 0.
         self.steps_done = self.sampler.start_step
+        examples = self.dataset.examples  # type: ignore[attr-defined]
+        if hasattr(examples, "set_epoch"):  # some show other parts of a row each epoch
+            examples.set_epoch(self.sampler.epoch)
         for step in super().__iter__():
             self.steps_done += 1
             yield step

@@ -26,7 +26,9 @@ MIN_ROWS = 10
 
 @dataclasses.dataclass(frozen=True)
 class DataSettings:
-    """The `data` keys of the configuration; see docs/configuration.md. `format` and `repair` are for spans alone.
+    """The `data` keys of the configuration; see docs/configuration.md.
+
+    `format` and `repair` are for spans alone, `corpus` for retrieval and reranking.
 
     Raises:
         ConfigError: for a value outside its range.
@@ -43,6 +45,7 @@ class DataSettings:
     cache: bool = True
     format: str = "auto"
     repair: str = "repair"
+    corpus: str | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.validation_share < 1:
@@ -55,10 +58,9 @@ class DataSettings:
             if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or value < 8):
                 raise ConfigError(f"data.{key}={value}: allowed is auto, or a whole number of tokens, at least 8.")
 
-    @property
-    def reading(self) -> dict[str, str]:
-        """How files are read, for tasks with formats of their own."""
-        return {"format": self.format, "repair": self.repair}
+    def reading(self, split: str) -> dict[str, Any]:
+        """How the file of a split (train, validation, test) is read, for tasks with formats of their own."""
+        return {"format": self.format, "repair": self.repair, "corpus": self.corpus, "split": split}
 
     def token_limit(self, model_limit: int) -> int:
         """Most tokens of one text, special tokens included."""
@@ -105,7 +107,7 @@ def check(schema_type: Any, settings: DataSettings, task: Mapping[str, Any], lim
     report, tables = Report(), {}
     for name in ("train", "validation", "test"):
         if source := getattr(settings, name):
-            tables[name] = schema_type.read(source, settings.columns, report, settings.reading)
+            tables[name] = schema_type.read(source, settings.columns, report, settings.reading(name))
     notes = [f"{table.source}: {note}" for table in tables.values() for note in table.notes]
     columns, guessed = schema_type.match(tables["train"], settings.columns)
     notes += guessed

@@ -223,7 +223,8 @@ def _by_name(table: Table, role: Role, mapping: Columns) -> tuple[str | None, li
     fitting: list[str] = []
     own = (plain_name(role.name), plain_name(role.name) + "s")
     for guess in dict.fromkeys([*own, *map(plain_name, role.guesses)]):
-        if guess in PARTNERS and plain_name(str(mapping.get("text", ""))) not in PARTNERS[guess]:
+        first = mapping.get("text") or mapping.get("query") or ""
+        if guess in PARTNERS and plain_name(str(first)) not in PARTNERS[guess]:
             continue
         fitting += free.get(guess, [])
     if not fitting:

@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
-from tasks.export.gate import Parity, shown
-from tasks.export.padded import architecture, input_names, pad_token
+from tasks.export.gate import Parity, is_vectors, names_of, shown
+from tasks.export.loading import is_windowed, load_lines
+from tasks.export.padded import ARCHITECTURES, input_names, pad_token
+from tasks.export.program import PACKAGE
 from tasks.run import Run
 
-TRANSFORMERS = """import transformers
-ask = transformers.pipeline("{pipeline}", model="{folder}"{options})
-print(ask({example!r}))"""
-
-ONNX = """tokenizer = AutoTokenizer.from_pretrained("{folder}")  # from transformers
-session = InferenceSession("{folder}/model.onnx")  # from onnxruntime
-logits = session.run(None, dict(tokenizer({example!r}, truncation=True, return_tensors="np")))[0]"""
-
-HEAD = """encoder = load_encoder("{model}")  # from modernbert
-task = load_head("{folder}", encoder)  # from tasks.export
-logits = task(pack([tokenizer({example!r})["input_ids"]]))  # from modernbert, AutoTokenizer of transformers"""
-
-LOADING = {"transformers": TRANSFORMERS, "onnx": ONNX, "onnx-int8": ONNX, "onnx-fp16": ONNX, "head": HEAD}
-LIBRARY = {"transformers": "transformers", "head": "modernbert"}
+LIBRARY = {
+    "transformers": "transformers",
+    "sentence-transformers": "sentence-transformers",
+    "head": "modernbert",
+    "torch": "pytorch",
+    "openvino": "openvino",
+}
 
 CARD = """---
 library_name: {library}
@@ -38,11 +34,13 @@ tags: [modernbert, {pipeline}, {format}]
 {load}
 ```
 
-## Tensors
+{more}## Tensors
 
 {tensors}
 
-Labels, in the order of the last axis: {labels}.
+{names}
+
+{long}
 
 ## Parity
 
@@ -51,7 +49,7 @@ Labels, in the order of the last axis: {labels}.
 | check | found | allowed |
 |---|---|---|
 {checks}
-{kept}"""
+{notes}"""
 
 #: Words with which the model runs in a browser or in C++, from the makers of the runtimes.
 WITHOUT_PYTHON = """
@@ -59,32 +57,25 @@ Without Python: the same file runs in [JavaScript](https://onnxruntime.ai/docs/g
 [C++](https://onnxruntime.ai/docs/get-started/with-cpp.html); `tokenizer.json` is read by the
 [tokenizers](https://github.com/huggingface/tokenizers) library and by transformers.js."""
 
-#: For `load` on the command line and in the card.
-EXAMPLE = "Where is my order?"
-
-
-def load_lines(run: Run, name: str, folder: Path | str, model: Path | str = "<the run>/model") -> str:
-    """Three lines of Python that load a format; `model` is where the head finds its encoder."""
-    words = {"pipeline": run.task.pipeline, "options": run.task.pipeline_options}
-    return LOADING[name].format(**words, folder=folder, model=model, example=EXAMPLE)
-
 
 def write_export_card(run: Run, folder: Path, title: str, parity: Parity) -> None:
     """README.md of an export, from the run and the gate's findings."""
     name, pipeline = parity.format, run.task.pipeline
-    kept = f"\nLeft in float: {', '.join(parity.kept_in_float)}.\n" if parity.kept_in_float else ""
+    compiled = f'`torch._inductor.aoti_load_package("./{PACKAGE}")` gives the compiled model, called alike.\n\n'
     text = CARD.format(
         library=LIBRARY.get(name, "onnx"),
-        pipeline=pipeline,
+        pipeline="sentence-similarity" if is_vectors(run) else pipeline,
         format=name,
         title=title,
         what=run.schema.describe(),
         load=load_lines(run, name, "."),
+        more=compiled if (folder / PACKAGE).is_file() else "",
         tensors=tensors(run, name),
-        labels=", ".join(f"`{label}`" for label in run.task.hf_config()["id2label"].values()),
+        names=names(run),
+        long=long_texts(run),
         rows=parity.rows,
         checks="\n".join(f"| {c.name} | {shown(c.value)} | {c.limit or ''} |" for c in parity.checks),
-        kept=kept,
+        notes="".join(f"\n{note}\n" for note in parity.notes),
     )
     (folder / "README.md").write_text(text + of_the_run(run.folder), encoding="utf-8")
 
@@ -93,17 +84,49 @@ def tensors(run: Run, name: str) -> str:
     """Names, types and shapes of what goes in and comes out."""
     if name == "head":
         return "`head.safetensors` holds the tensors that `head.json` lists, under their names in transformers."
-    config = run.task.encoder.config
+    config, found = run.task.encoder.config, ARCHITECTURES[run.task.pipeline]
     lines = ["| tensor | type | shape |", "|---|---|---|"]
     lines += [f"| `{tensor}` | int64 | (batch, sequence) |" for tensor in input_names(config.family)]
-    size = len(run.task.hf_config()["id2label"])
-    shape = f"(batch, sequence, {size})" if architecture(run.task.pipeline).per_token else f"(batch, {size})"
-    lines.append(f"| `logits` (out) | float32 | {shape} |")
+    size = run.task.head.size if is_vectors(run) else len(names_of(run)[1])
+    shape = f"(batch, sequence, {size})" if found.per_token else f"(batch, {size})"
+    if is_vectors(run) and name == "transformers":
+        lines.append(f"| `last_hidden_state` (out) | float32 | (batch, sequence, {config.hidden_size}) |")
+    else:
+        lines.append(f"| `{found.output}` (out) | float32 | {shape} |")
     notes = (
         f"\n\nAny batch, any sequence up to {run.schema.max_length} tokens. `attention_mask` is 1 at real tokens and 0 "
         f"at padding, which comes last and holds token {pad_token(config)}."
     )
     return "\n".join(lines) + notes + (WITHOUT_PYTHON if name.startswith("onnx") else "")
+
+
+def names(run: Run) -> str:
+    """What the last axis means."""
+    _, found = names_of(run)
+    if not is_vectors(run):
+        return f"Labels, in the order of the last axis: {', '.join(f'`{label}`' for label in found)}."
+    head: Any = run.task.head
+    pool = {"cls": "the first token's", "mean": "the mean of the tokens'"}[head.pool]
+    projected = "" if head.projection is None else ", projected,"
+    roles = zip(found, ("queries", "documents"), strict=True)
+    asked = [f"`{prefix}` before {role}" for prefix, role in roles if prefix]
+    prefixes = f" Texts need their prefix: {', '.join(asked)}." if asked else ""
+    return f"A text's vector is {pool}{projected} of length 1; the dot product of two is their similarity.{prefixes}"
+
+
+def long_texts(run: Run) -> str:
+    """What whoever calls does with a text of more tokens than the model reads."""
+    schema = run.schema
+    most, overlap = schema.max_length, getattr(schema, "overlap", 0)
+    windows = f"Texts of more than {most} tokens are read in windows that share at least {overlap} tokens"
+    if is_windowed(run):
+        how = {"mean": "the mean of their logits", "max": "the highest of each logit", "attention": "a learned mean"}
+        return f"{windows}. The caller merges these by {how[schema.merging]} (task.merging={schema.merging})."
+    if run.task.pipeline == "token-classification":
+        return f"{windows}. The caller merges the logits of a word that several windows see."
+    if getattr(schema, "long", "head") == "head+tail":
+        return f"Of texts of more than {most} tokens the caller keeps the first half and the last half of {most}."
+    return schema.describe_lengths()
 
 
 def of_the_run(folder: Path) -> str:

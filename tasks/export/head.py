@@ -91,7 +91,7 @@ class HeadModel:
 
     def __init__(self, folder: Path, encoder: Encoder) -> None:
         self.task = load_head(folder, encoder)
-        self.labels = tuple(read_facts(folder)["labels"])
+        self.names = tuple(read_facts(folder)["labels"])
 
     def __call__(self, packed: Packed) -> Tensor:
         with torch.inference_mode():

@@ -8,8 +8,6 @@ B sequences, S longest sequence, L outputs.
 
 from __future__ import annotations
 
-import importlib.util
-import json
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
@@ -22,49 +20,32 @@ from torch import Tensor
 
 from modernbert.errors import ConfigError
 from modernbert.packing import Packed
-from tasks.export.padded import Padded, pad, pad_token, unpad
+from tasks.export.padded import Padded, example_inputs, names_in, pad, unpad
 
 #: The first with Gelu as one operator; ONNX Runtime reads it since 1.17 (2024).
 OPSET = 20
 #: A protobuf file ends at 2 GiB; larger weights go into a file beside the graph, which only plain `onnx` does.
 LARGEST_GRAPH = 1_900_000_000
 FILE = "model.onnx"
-OUTPUT = "logits"
-EXTRA = ("onnx", "onnxruntime", "onnxscript")
 
 
-def require_onnx(name: str) -> None:
-    """Refuse an ONNX format where its packages are missing.
-
-    Raises:
-        ConfigError: names the missing ones and the extra that installs them.
-    """
-    missing = [package for package in EXTRA if importlib.util.find_spec(package) is None]
-    if missing:
-        raise ConfigError(f"format={name} needs {', '.join(missing)}: pip install 'modernbert[onnx]'.")
-
-
-def write_graph(padded: Padded, path: Path, facts: Mapping[str, Any]) -> None:
-    """Write the fp32 graph with named dynamic axes and `facts` (JSON values) as its metadata."""
-    example = torch.full((2, 8), pad_token(padded.config))
-    mask = torch.ones_like(example)
-    mask[1, 5:] = 0
-    values = {"input_ids": example, "attention_mask": mask, "token_type_ids": torch.zeros_like(example)}
+def write_graph(padded: Padded, path: Path, facts: Mapping[str, str]) -> None:
+    """Write the fp32 graph with named dynamic axes and `facts` (JSON) as its metadata."""
     axes = {0: "batch", 1: "sequence"}
     with quiet(), torch.no_grad():
         program = torch.onnx.export(
             padded,
-            tuple(values[name] for name in padded.inputs),
+            example_inputs(padded),
             dynamo=True,
             input_names=list(padded.inputs),
-            output_names=[OUTPUT],
+            output_names=[padded.output],
             dynamic_shapes=tuple(axes for _ in padded.inputs),
             opset_version=OPSET,
             verbose=False,
         )
     assert program is not None  # dynamo=True always gives one
     for key, value in facts.items():
-        program.model.metadata_props[key] = json.dumps(value, ensure_ascii=False)
+        program.model.metadata_props[key] = value
     program.save(path, external_data=size(padded) > LARGEST_GRAPH)
 
 
@@ -125,13 +106,12 @@ class OnnxModel:
         self.pad_token_id = pad_token_id
         self.inputs = [node.name for node in self.session.get_inputs()]
         self.per_token = len(self.session.get_outputs()[0].shape) == 3
-        facts = self.session.get_modelmeta().custom_metadata_map
-        self.labels = tuple(json.loads(facts["labels"]))
+        self.names = names_in(self.session.get_modelmeta().custom_metadata_map)
 
     def __call__(self, packed: Packed) -> Tensor:
         feeds = {name: value.numpy() for name, value in pad(packed, self.inputs, self.pad_token_id).items()}
-        logits = torch.from_numpy(self.session.run([OUTPUT], feeds)[0])
-        return unpad(logits, packed, self.per_token)
+        found = torch.from_numpy(self.session.run(None, feeds)[0])
+        return unpad(found, packed, self.per_token)
 
 
 @contextmanager

@@ -9,7 +9,14 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from tasks.metrics import MulticlassReport, MultilabelReport, RegressionReport, Report
+from tasks.metrics import (
+    CorrelationReport,
+    MulticlassReport,
+    MultilabelReport,
+    RankingReport,
+    RegressionReport,
+    Report,
+)
 
 ROWS = 61
 
@@ -25,13 +32,15 @@ def results(rank: int, world: int) -> list[dict[str, float | None]]:
     targets, gold = torch.randint(0, 3, (ROWS,)), torch.randint(0, 2, (ROWS, 3))
     rows = rows_of(rank, world)
     multiclass, multilabel = MulticlassReport(["a", "b", "c"]), MultilabelReport(["a", "b", "c"])
-    regression = RegressionReport()
+    regression, ranking, correlation = RegressionReport(), RankingReport(), CorrelationReport()
     multiclass.update(logits[rows], targets[rows], rows)
     multilabel.update(logits[rows], gold[rows], rows)
     if rank == 0:
         every = torch.arange(ROWS)
         regression.update(scores, scores.square(), every)
-    reports: list[Report] = [multiclass, multilabel, regression]
+        correlation.update(scores, scores.square(), every)
+    ranking.update(gold[rows], gold[rows].sort(dim=1, descending=True).values, rows)
+    reports: list[Report] = [multiclass, multilabel, regression, ranking, correlation]
     return [report.compute() for report in reports]
 
 

@@ -122,7 +122,7 @@ def test_long_texts_can_be_refused(tiny_encoder: Callable[..., Path]) -> None:
 def test_what_does_not_fit_pairs_is_refused() -> None:
     rows = Table("x", {"text": ["a"] * 4, "text_pair": ["b"] * 4, "label": ["c", "d"] * 2}, [2, 3, 4, 5], [])
     columns = {"text": "text", "text_pair": "text_pair", "label": "label"}
-    with pytest.raises(ConfigError, match="task.long=window is for single texts"):
+    with pytest.raises(ConfigError, match=r"task.long=window is for single texts"):
         ClassificationSchema.fit(rows, columns, {"long": "window"}, 64)
     with pytest.raises(ConfigError, match=r"task.long=middle: allowed is head, tail, head\+tail, window, error"):
         ClassificationSchema.fit(rows, columns, {"long": "middle"}, 64)

@@ -86,9 +86,14 @@ def check_windows(report: Report, table: Table, texts: int, limit: int) -> None:
 
 
 def check_lengths(
-    report: Report, table: Table, lengths: Sequence[int] | np.ndarray, limit: int, refused: bool = False
+    report: Report,
+    table: Table,
+    lengths: Sequence[int] | np.ndarray,
+    limit: int,
+    refused: bool = False,
+    what: str = "rows",
 ) -> None:
-    """Texts longer than `limit`: the share of rows and of tokens that is cut; each an error if it is `refused`.
+    """Texts longer than `limit`: the share of rows (or what they are) and of tokens that is cut; or errors (`refused`).
 
     `lengths` are tokens of each example before truncation, special tokens included.
     """
@@ -98,17 +103,17 @@ def check_lengths(
         return
     if refused:
         for i in np.flatnonzero(full > limit).tolist():
-            what = f"has {full[i]:,} tokens, allowed are {limit:,}"
+            said = f"has {full[i]:,} tokens, allowed are {limit:,}"
             mend = "Shorten it, or set task.long to window, head or tail"
-            report.add(Problem("error", "text-too-long", table.source, table.rows[i], None, what, mend))
+            report.add(Problem("error", "text-too-long", table.source, table.rows[i], None, said, mend))
         return
     lost = int((full - limit).clip(min=0).sum())
-    what = (
-        f"{cut:,} of {len(full):,} rows ({_percent(cut, len(full))}) exceed {limit:,} tokens and are cut; "
+    said = (
+        f"{cut:,} of {len(full):,} {what} ({_percent(cut, len(full))}) exceed {limit:,} tokens and are cut; "
         f"{_percent(lost, int(full.sum()))} of all tokens are not read (longest: {int(full.max()):,} tokens)"
     )
     mend = "Raise data.max_length, as far as the encoder allows, or shorten the texts"
-    report.add(Problem("warning", "text-cut", table.source, None, None, what, mend))
+    report.add(Problem("warning", "text-cut", table.source, None, None, said, mend))
 
 
 def _percent(part: int, whole: int) -> str:

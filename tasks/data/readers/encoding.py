@@ -13,9 +13,10 @@ from typing import TextIO
 from charset_normalizer import from_bytes
 
 from modernbert.errors import DataError
-from tasks.data.readers.source import File
+from tasks.data.readers.source import File, check_unpacked
 
 BLOCK = 1 << 20
+LINE_LIMIT = 1 << 28  # bytes: a line is held in memory several times over
 SAMPLE = 1 << 16  # bytes of non-UTF-8 lines that a guess rests on; more made no difference, less does on short lines
 
 # UTF-32 before UTF-16: its little-endian mark starts with UTF-16's.
@@ -51,28 +52,57 @@ def readable(file: File) -> Iterator[None]:
 def detect_encoding(file: File) -> tuple[str, list[str]]:
     """The encoding and what to tell about it. Reads the whole file once, so a late byte is no surprise.
 
-    Raises DataError where bytes are neither UTF-8 nor another encoding throughout, and for NUL bytes.
+    Raises DataError where bytes are neither UTF-8 nor another encoding throughout, for NUL bytes, for a line that
+    would fill memory and for a compressed file that unpacks to more than it could hold.
     """
     with readable(file), file.open() as stream:
         block = stream.read(BLOCK)
-        for mark, name in BOMS:
-            if block.startswith(mark):
-                return name, [] if name == "utf-8-sig" else [f"encoding {name}"]
-        wide = _utf16_without_bom(block)
-        if wide:
-            return wide, [f"encoding {wide}"]
+        known, notes = _marked(block)
         decoder = codecs.getincrementaldecoder("utf-8")()
         valid = True
-        line = 1
+        size = Size(file)
         while block:
-            if b"\0" in block:
-                line += block[: block.index(b"\0")].count(b"\n")
+            if known is None and b"\0" in block:
+                line = size.line + block[: block.index(b"\0")].count(b"\n")
                 raise DataError(f"{file.source}: line {line} has a NUL byte: the file is damaged or not text")
-            valid = valid and _decodes(decoder, block)
-            line += block.count(b"\n")
+            valid = valid and (known is not None or _decodes(decoder, block))
+            size.add(block)
             block = stream.read(BLOCK)
-        valid = valid and _decodes(decoder, b"", final=True)
+        valid = valid and (known is not None or _decodes(decoder, b"", final=True))
+    if known is not None:
+        return known, notes
     return ("utf-8", []) if valid else _guess(file)
+
+
+def _marked(block: bytes) -> tuple[str | None, list[str]]:
+    """The encoding that a file's first bytes say, and what to tell about it."""
+    for mark, name in BOMS:
+        if block.startswith(mark):
+            return name, [] if name == "utf-8-sig" else [f"encoding {name}"]
+    wide = _utf16_without_bom(block)
+    return wide, [f"encoding {wide}"] if wide else []
+
+
+class Size:
+    """Counts the lines and bytes of a file; DataError for too many bytes in one line, or in a packed file."""
+
+    def __init__(self, file: File) -> None:
+        self.file, self.packed = file, file.path.stat().st_size
+        self.line, self.bytes, self.run = 1, 0, 0
+
+    def add(self, block: bytes) -> None:
+        """Take in the next bytes."""
+        self.bytes += len(block)
+        if self.file.compressed:
+            check_unpacked(self.file.source, self.bytes, self.packed)
+        last = block.rfind(b"\n")
+        self.line += block.count(b"\n")
+        self.run = self.run + len(block) if last < 0 else len(block) - last - 1
+        if self.run > LINE_LIMIT:
+            raise DataError(
+                f"{self.file.source}: line {self.line} is longer than {LINE_LIMIT >> 20} MB: "
+                "are the line ends lost?"
+            )
 
 
 def open_text(file: File, encoding: str) -> TextIO:

@@ -9,6 +9,7 @@ from typing import Any
 
 from modernbert.errors import DataError
 from tasks.data.readers.encoding import BLOCK, detect_encoding, open_text, readable
+from tasks.data.readers.header import check_width
 from tasks.data.readers.malformed import Malformed
 from tasks.data.readers.source import File
 from tasks.data.readers.table import Table
@@ -28,11 +29,11 @@ def tables(file: File, chunk: int) -> Iterator[Table]:
         as_array = file.format == "json" and _first_character(stream) in ("[", "{")
     if as_array and (array := _array(file, encoding)) is not None:
         rows: Iterable[tuple[int, dict[str, Any]]] = enumerate(array, start=1)
-        names = _names(array)
+        names = _names(file.source, array)
         yield from _chunks(file, rows, names, chunk, notes)
         return
     bad = Malformed(file.source)
-    names = _names(row for _, row in _objects(file, encoding, bad))
+    names = _names(file.source, (row for _, row in _objects(file, encoding, bad)))
     bad.raise_if_any(MEND)
     yield from _chunks(file, _objects(file, encoding, bad), names, chunk, notes)
 
@@ -67,6 +68,8 @@ def _array(file: File, encoding: str) -> list[dict[str, Any]] | None:
         if text.lstrip().startswith("{"):
             return None
         raise DataError(f"{file.source}: line {error.lineno}: not valid JSON: {error.msg}") from error
+    except (RecursionError, ValueError) as error:
+        raise DataError(f"{file.source}: {_refused(error)}") from error
     if isinstance(value, dict):
         if "\n" not in text.strip() and not any(isinstance(v, (list, dict)) for v in value.values()):
             return [value]
@@ -92,18 +95,22 @@ def _objects(file: File, encoding: str, bad: Malformed) -> Iterator[tuple[int, d
             except json.JSONDecodeError as error:
                 bad.add(f"line {number}: not valid JSON: {error.msg} at character {error.colno}")
                 continue
+            except (RecursionError, ValueError) as error:
+                bad.add(f"line {number}: {_refused(error)}")
+                continue
             if isinstance(row, dict):
                 yield number, row
             else:
                 bad.add(f"line {number}: {_kind(row)}, not an object")
 
 
-def _names(rows: Iterable[dict[str, Any]]) -> list[str]:
+def _names(source: str, rows: Iterable[dict[str, Any]]) -> list[str]:
     """Keys in order of first appearance."""
     names: dict[str, None] = {}
     for row in rows:
         if not row.keys() <= names.keys():
             names.update(dict.fromkeys(row))
+            check_width(source, len(names))
     return list(names)
 
 
@@ -118,6 +125,12 @@ def _chunks(
         yield Table(file.source, columns, [number for number, _ in part], list(notes))
     if empty:
         raise DataError(f"{file.source} has no rows")
+
+
+def _refused(error: Exception) -> str:
+    """Why Python's own decoder gives up on what is valid JSON."""
+    deep = isinstance(error, RecursionError)
+    return "lists or objects nested too deep to be read" if deep else f"a number too long to be read ({error})"
 
 
 def _kind(value: Any) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import datetime
 import itertools
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from xml.etree import ElementTree  # noqa: S405 (only for the error that openpyxl's own parser raises)
 
 import openpyxl
 from openpyxl.utils.exceptions import InvalidFileException
@@ -15,9 +17,14 @@ from openpyxl.utils.exceptions import InvalidFileException
 from modernbert.errors import DataError
 from tasks.data.readers.header import column_names
 from tasks.data.readers.malformed import Malformed
-from tasks.data.readers.source import File
+from tasks.data.readers.source import File, check_unpacked
 from tasks.data.readers.table import Table
 
+# openpyxl hands out what its parts trip over in a damaged file.
+DAMAGE = (
+    *(zipfile.BadZipFile, zlib.error, ElementTree.ParseError, InvalidFileException, OSError, EOFError),
+    *(KeyError, IndexError, ValueError, TypeError, AttributeError, NotImplementedError, OverflowError, RuntimeError),
+)
 MEND = "Give the column a name in the header row, or clear the cells"
 
 
@@ -32,11 +39,7 @@ def tables(file: File, chunk: int) -> Iterator[Table]:
         sheet.reset_dimensions()  # written by other programs, they are often wrong
         names_of_sheets = book.sheetnames
         notes = [f"sheet {names_of_sheets[0]!r}, the first of {len(names_of_sheets)}"] if names_of_sheets[1:] else []
-        rows = (
-            (number, cells)
-            for number, cells in enumerate(sheet.iter_rows(values_only=True), start=1)
-            if any(cell not in (None, "") for cell in cells)
-        )
+        rows = _rows(file, sheet)
         _, header = next(rows, (0, ()))
         if not header:
             raise DataError(f"{file.source}: its first sheet, {names_of_sheets[0]!r}, is empty")
@@ -63,18 +66,44 @@ def count(file: File) -> int | None:
 
 @contextmanager
 def _open(file: File) -> Iterator[openpyxl.Workbook]:
-    try:
+    with _whole(file):
+        _check_size(file)
         book = openpyxl.load_workbook(file.path, read_only=True, data_only=True)
-    except (zipfile.BadZipFile, KeyError, InvalidFileException, OSError) as error:
-        raise DataError(
-            f"{file.source} is not an xlsx file, is damaged or has a password: save it as .xlsx or CSV"
-        ) from error
     try:
         if not book.worksheets:
             raise DataError(f"{file.source} has no sheet of cells")
         yield book
     finally:
         book.close()
+
+
+@contextmanager
+def _whole(file: File) -> Iterator[None]:
+    """Turns what openpyxl raises at a damaged file into one DataError."""
+    try:
+        yield
+    except DAMAGE as error:
+        raise DataError(
+            f"{file.source} is not an xlsx file, is damaged or has a password: save it as .xlsx or CSV"
+        ) from error
+
+
+def _check_size(file: File) -> None:
+    """DataError for a file that unpacks to more than it could hold: openpyxl would take all of it into memory.
+
+    What a file states is what is unpacked at most: zipfile stops there.
+    """
+    with zipfile.ZipFile(file.path) as archive:
+        unpacked = sum(member.file_size for member in archive.infolist())
+    check_unpacked(file.source, unpacked, file.path.stat().st_size)
+
+
+def _rows(file: File, sheet: Any) -> Iterator[tuple[int, tuple[Any, ...]]]:
+    """(row of the sheet, cells) of rows that are not empty."""
+    with _whole(file):
+        for number, cells in enumerate(sheet.iter_rows(values_only=True), start=1):
+            if any(cell not in (None, "") for cell in cells):
+                yield number, cells
 
 
 def _trimmed(cells: tuple[Any, ...]) -> list[Any]:

@@ -57,6 +57,20 @@ class HubSet:
     split: str
 
 
+#: A file of text packs to a tenth or a twentieth; one that grows more than this, and to a size that matters, is made
+#: to fill memory.
+MOST_GROWTH, MATTERS = 200, 1 << 28
+
+
+def check_unpacked(source: str, unpacked: int, packed: int) -> None:
+    """DataError for a file of `packed` bytes that unpacks to so many that it must be a bomb."""
+    if unpacked > MATTERS and unpacked > MOST_GROWTH * packed:
+        raise DataError(
+            f"{source} unpacks to {unpacked >> 20:,} MB or more, over {MOST_GROWTH} times its size: it is not read. "
+            "If you trust it, unpack it yourself and give the plain file"
+        )
+
+
 def locate(source: str) -> File | HubSet:
     """What `source` names. DataError for a folder, a missing or empty file and for an unknown format."""
     if not source.strip():

@@ -1,0 +1,127 @@
+"""Lightning's trainer, as the `trainer` and `logger` groups of the configuration want it."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.strategies import DDPStrategy
+from omegaconf import DictConfig
+
+from app.checkpoints import Checkpoints
+from app.progress import TrainingBar
+from app.signals import Signals
+from modernbert.errors import ConfigError
+from modernbert.hardware import bf16_pays
+from tasks.base import Task
+
+
+def build_trainer(
+    cfg: DictConfig, task: Task, folder: Path, validate: bool, signals: Signals, resumed_at: int | None = None
+) -> L.Trainer:
+    """One bar, checkpoints with the best epoch's weights, early stopping on request.
+
+    Args:
+        folder: of the run.
+        validate: whether there are validation rows.
+        signals: what the process is asked to do.
+        resumed_at: the step that a resumed training goes on from.
+    """
+    name, mode = monitored(task, cfg.trainer.monitor)
+    best = (name, mode) if validate else None
+    kept = Checkpoints(folder, cfg.trainer.checkpoint_every, best, signals, cfg.seed)
+    callbacks: list[L.Callback] = [TrainingBar(monitor=f"val_{name}"), kept]
+    if cfg.trainer.patience is not None:
+        if not validate:
+            raise ConfigError(
+                "trainer.patience needs validation rows: data.validation, or data.validation_share above 0."
+            )
+        callbacks.append(EarlyStopping(f"val_{name}", mode=mode, patience=cfg.trainer.patience))
+    return L.Trainer(
+        accelerator=cfg.trainer.accelerator,
+        devices=cfg.trainer.devices,
+        strategy=strategy(cfg.trainer.strategy),
+        precision=precision(cfg.trainer.precision, cfg.trainer.accelerator),
+        max_epochs=cfg.trainer.max_epochs,
+        max_steps=cfg.trainer.max_steps,
+        val_check_interval=None if cfg.trainer.validate_every == 1 else float(cfg.trainer.validate_every),
+        limit_val_batches=None if validate else 0,
+        num_sanity_val_steps=0,
+        callbacks=callbacks,
+        plugins=[kept.files],
+        logger=build_logger(cfg.logger.name, folder, resumed_at),
+        default_root_dir=folder,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        log_every_n_steps=10,
+    )
+
+
+def checkpoints_of(trainer: L.Trainer) -> Checkpoints:
+    """The callback that keeps the checkpoints of a trainer of ours."""
+    return next(callback for callback in trainer.callbacks if isinstance(callback, Checkpoints))  # type: ignore[attr-defined]
+
+
+def monitored(task: Task, asked: str | None) -> tuple[str, str]:
+    """The validation metric that chooses the best epoch, and whether more of it is better."""
+    report = task.new_report("validation")
+    return (report.headline, report.mode) if asked is None else (asked, report.direction(asked))
+
+
+def strategy(asked: str) -> Any:
+    """How processes share the work, by Lightning's name.
+
+    Our only buffers are constants (positions): sending them at each forward pass is waste, and processes that
+    validate unequal numbers of batches would wait for each other for ever.
+    """
+    return DDPStrategy(forward_sync_buffers=False) if asked == "ddp" else asked
+
+
+def precision(asked: str, accelerator: str) -> Any:
+    """auto: bf16 autocast over fp32 weights where the device multiplies several times faster in it, else fp32."""
+    if str(asked) != "auto":
+        return {"32": "32-true"}.get(str(asked), str(asked))
+    on_gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    return "bf16-mixed" if bf16_pays("cuda" if on_gpu else "cpu")[0] else "32-true"
+
+
+def build_logger(name: str, folder: Path, resumed_at: int | None) -> Any:
+    """Lightning's logger for the curves of a run; what a resumed run logged before that step is kept."""
+    from lightning.pytorch import loggers
+
+    if name == "csv":
+        before = set_aside(folder) if resumed_at is not None else None
+        logger = loggers.CSVLogger(folder, name="", version="logs")
+        if before is not None and resumed_at is not None:
+            put_back(logger, before, resumed_at)
+        return logger
+    if name == "tensorboard":
+        return loggers.TensorBoardLogger(folder, name="", version="logs", purge_step=resumed_at)
+    if name != "none":
+        raise ConfigError(f"logger.name={name}: allowed is none, csv or tensorboard.")
+    return False
+
+
+def set_aside(folder: Path) -> Path | None:
+    """Move the curves of a run out of the way of Lightning, which begins by deleting them."""
+    curves, aside = folder / "logs" / "metrics.csv", folder / "logs.before.csv"
+    if curves.is_file() and not aside.is_file():  # a resume that was killed here has left the fuller one aside
+        curves.replace(aside)
+    return aside if aside.is_file() else None
+
+
+def put_back(logger: Any, aside: Path, step: int) -> None:
+    """The lines logged before `step`, as the first of the new file; later ones come again."""
+    with aside.open(newline="", encoding="utf-8") as file:
+        lines = [{key: value for key, value in row.items() if value} for row in csv.DictReader(file)]
+    writer = logger.experiment  # of other processes a dummy that takes everything
+    for line in lines:
+        if int(line["step"]) < step:
+            writer.log_metrics({key: value for key, value in line.items() if key != "step"}, int(line["step"]))
+    logger.save()
+    aside.unlink(missing_ok=True)

@@ -1,0 +1,316 @@
+"""Retrieval: texts to vectors by which a query finds its documents, learned over whole optimiser steps.
+
+T tokens, B texts of a batch, Q queries, N documents of a step, D features.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from modernbert.errors import ConfigError
+from modernbert.packing import Packed
+from modernbert.weights import Encoder, encoder_to_hf
+from tasks import retrieval_measure, st_layout
+from tasks.base import Task
+from tasks.cached import step_gradient
+from tasks.data.examples import Batch
+from tasks.data.ranking import SequenceBatch, TupleBatch, TupleExamples
+from tasks.data.readers import Table
+from tasks.data.tokenise import load_tokenizer
+from tasks.embedders import Head, MultiVectorHead, Pooling, SparseHead, keep_tokens, new_head, punctuation_ids
+from tasks.false_negatives import Counts
+from tasks.metrics import CorrelationReport, RankingReport
+from tasks.optim import Optim, require
+from tasks.retrieval_loss import Known, Loss, Objective
+from tasks.retrieval_schema import RetrievalSchema
+from tasks.st_layout import Layout
+from tasks.step_rows import StepRows, gather_rows, gather_vectors, join, join_ranks
+from tasks.vectors import Embedding, Kind, Vectors, pairwise
+
+
+class Retrieval(Task):
+    """An encoder with a head that gives dense, multi-vector or sparse vectors.
+
+    Args:
+        encoder, schema, optim: the parts; `optim` is None where a saved run is loaded.
+        name: of the task, as in task=<name>.
+        kind: dense (a vector a text), multi_vector (one a token; ColBERT), sparse (weights of the vocabulary; SPLADE).
+        pooling: of dense; None takes what the checkpoint's sentence-transformers modules say, else mean.
+        projection: features of a vector; None: those of the encoder (dense) or 128 (multi_vector).
+        skip_punctuation: leave punctuation marks out of documents (multi_vector).
+        loss, temperature, symmetric, false_negative_margin, focal_gamma, mix_negatives, matryoshka, flops_weight: see
+            `tasks.retrieval_loss`.
+        query_prefix, document_prefix, query_max_length, negatives: read by the schema.
+
+    Raises:
+        ConfigError: for a value that is not allowed or does not fit the others.
+    """
+
+    schema_type = RetrievalSchema
+    pipeline = "feature-extraction"
+    library = "sentence-transformers"
+    ranks = True
+
+    head: Head
+    punctuation: Tensor
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        schema: RetrievalSchema,
+        optim: Optim | None = None,
+        name: str = "retrieval",
+        kind: Kind = "dense",
+        pooling: Pooling | None = None,
+        projection: int | None = None,
+        skip_punctuation: bool = True,
+        loss: Loss = "auto",
+        temperature: float | Literal["auto"] = "auto",
+        symmetric: bool = False,
+        false_negative_margin: float | None = None,
+        focal_gamma: float = 0.0,
+        mix_negatives: int = 0,
+        matryoshka: Sequence[int] | None = None,
+        flops_weight: Mapping[str, float] | None = None,
+        query_prefix: str = "",
+        document_prefix: str = "",
+        query_max_length: int | None = None,
+        negatives: int = 1,
+    ) -> None:
+        prices = {"flops_weight": flops_weight} if flops_weight is not None else {}
+        objective = Objective(
+            kind, schema.kind, loss, temperature, symmetric, false_negative_margin, focal_gamma, mix_negatives,
+            matryoshka, score_range=schema.score_range, **prices,
+        )  # fmt: skip
+        require("task.pooling", pooling, pooling in (None, "cls", "mean"), "null, cls or mean")
+        require("task.pooling", pooling, pooling is None or kind == "dense", f"null with task.kind={kind}")
+        sized = projection is None or (kind != "sparse" and projection > 0)
+        require("task.projection", projection, sized, "null, or features of a dense or multi_vector vector")
+        super().__init__(encoder, new_head(encoder, Layout(kind, pooling or "mean"), projection), optim)
+        self.name, self.schema, self.kind, self.objective = name, schema, kind, objective
+        self.asked_pooling, self.asked_projection, self.skip_punctuation = pooling, projection, skip_punctuation
+        self.uses_word_table = isinstance(self.head, SparseHead) and self.head.tied
+        self.pooler: dict[str, Tensor] = {}
+        self.register_buffer("punctuation", torch.zeros(0, dtype=torch.int64), persistent=False)
+        self.words: list[str] = []
+        self.known: Known | None = None
+        self.counts = Counts()
+        self.seen: list[tuple[Tensor, Vectors, Tensor]] = []
+        self.objective.check_size(self.head.size)
+
+    @property
+    def shown(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The metrics of a summary."""
+        if self.schema.kind == "scored":
+            return "spearman", "pearson"
+        return "ndcg@10", "mrr@10", "recall@10", "recall@100", "map", "bm25_ndcg@10", "bm25_recall@100"
+
+    def forward(self, packed: Packed) -> Tensor:
+        """Dense (B, D), multi_vector (T, D) or sparse (B, V), in fp32."""
+        return self.head.read(self.encoder, packed)
+
+    def vectors(self, outputs: Tensor, packed: Packed, is_query: Tensor) -> Vectors:
+        """The vectors of a pack from its outputs; `is_query` (B,) bool says what each text is."""
+        if self.kind != "multi_vector":
+            return Vectors(self.kind, outputs)
+        if not self.skip_punctuation:
+            return Vectors(self.kind, outputs, packed.cu_seqlens.long())
+        of_document = torch.repeat_interleave(~is_query, packed.lengths.long())
+        drop = of_document & torch.isin(packed.input_ids, self.punctuation)
+        return Vectors(self.kind, *keep_tokens(outputs, packed, drop))
+
+    def encode(self, packed: Packed, role: Literal["query", "document"]) -> Vectors:
+        """The vectors of a pack of queries, or of documents."""
+        is_query = torch.full((packed.batch_size,), role == "query", device=packed.input_ids.device)
+        return self.vectors(self(packed), packed, is_query)
+
+    # -- learning ------------------------------------------------------------------------------------------
+
+    def units(self, batch: TupleBatch) -> float:  # type: ignore[override]
+        return float(batch.queries)
+
+    def on_train_start(self) -> None:
+        examples = self.trainer.datamodule.examples["train"]  # type: ignore[attr-defined]
+        self.known = Known(torch.from_numpy(examples.known).to(self.device), examples.documents)
+
+    def backward_step(self, step: list[TupleBatch], total: float) -> Tensor:  # type: ignore[override]
+        """The loss spans the step: every document of all micro-batches and ranks is a negative of every query."""
+        seed = (torch.initial_seed() + self.trainer.global_step) % 2**63
+        generator = torch.Generator().manual_seed(seed)
+
+        def loss_of(outputs: list[Tensor]) -> Tensor:
+            queries, documents, rows = join_ranks(*self.joined(step, outputs))
+            progress = self.trainer.global_step / max(1, int(self.trainer.estimated_stepping_batches))
+            loss, counts = self.objective(queries, documents, rows, self.known, generator, progress)
+            self.counts.add(counts)
+            return loss
+
+        world = self.trainer.world_size
+        loss = step_gradient(
+            lambda batch: self(batch.packed), step, loss_of, self.manual_backward, self.no_exchange, world
+        )
+        return loss / world  # every rank has the loss of the whole step, and the sum over ranks is shown
+
+    def joined(self, step: Sequence[TupleBatch], outputs: Sequence[Tensor]) -> tuple[Vectors, Vectors, StepRows]:
+        """The queries, the documents and the rows of the micro-batches of a step, from their outputs."""
+        found = []
+        for batch, output in zip(step, outputs, strict=True):
+            is_query = torch.arange(batch.packed.batch_size, device=output.device) < batch.queries
+            found.append(self.vectors(output, batch.packed, is_query))
+        return join(step, found)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["false_negatives"] = vars(self.counts).copy()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self.counts = Counts(**checkpoint["false_negatives"])
+
+    def on_train_epoch_end(self) -> None:
+        """Says how many negatives were none, and logs it."""
+        counts, self.counts = self.counts, Counts()
+        if not counts.pairs:
+            return
+        names = {"same": "of the positive's own text", "known": "known as positives", "close": "above the margin"}
+        told = [f"{count:,} {names[name]}" for name, count in counts.items() if name != "close" or count]
+        self.print(
+            f"epoch {self.current_epoch + 1}: of {counts.pairs:,} pairs of a query and a document, left out as "
+            f"negatives: {', '.join(told)}"
+        )
+        for name, count in counts.items():
+            self.log(f"false_negatives_{name}", float(count), batch_size=1)
+
+    # -- measuring -----------------------------------------------------------------------------------------
+
+    def new_report(self, split: str) -> Any:
+        return CorrelationReport() if self.schema.kind == "scored" else RankingReport()
+
+    def on_validation_epoch_start(self) -> None:
+        super().on_validation_epoch_start()
+        self.seen = []
+
+    def validation_step(self, batch: SequenceBatch, batch_idx: int) -> None:  # type: ignore[override]
+        vectors = self.vectors(self(batch.packed), batch.packed, batch.is_query)
+        self.seen.append((batch.index, vectors.stored(), batch.is_query))
+
+    def on_validation_epoch_end(self) -> None:
+        collection = self.trainer.datamodule.examples["validation"]  # type: ignore[attr-defined]
+        index = gather_rows(torch.cat([index for index, _, _ in self.seen]))
+        # Every rank encoded a share of the texts; each ranks all of them for its share of the queries.
+        vectors = gather_vectors(Vectors.cat([part for _, part, _ in self.seen])).select(index.argsort())
+        self.seen = []
+        share = slice(self.global_rank, None, self.trainer.world_size)
+        retrieval_measure.fill_report(self.reports["validation"], collection, vectors, share)
+        super().on_validation_epoch_end()
+
+    def measure_ranking(
+        self,
+        examples: Any,
+        table: Table,
+        split: str,
+        folder: Path,
+        tokens_per_batch: int | None = None,
+        advance: Callable[[int], None] | None = None,
+    ) -> Any:
+        collection = examples.collection() if isinstance(examples, TupleExamples) else examples
+        return retrieval_measure.measure(self, collection, split, folder, tokens_per_batch, advance, len(table))
+
+    # -- answering -----------------------------------------------------------------------------------------
+
+    def decode(self, outputs: Tensor, batch: Batch, cut: Sequence[bool]) -> list[Embedding]:
+        """The vector of each text; of pairs of a query and a document their similarity."""
+        if isinstance(batch, TupleBatch):
+            queries, documents, rows = self.joined([batch], [outputs])
+            scores = pairwise(queries, documents.select(rows.positive)).tolist()
+            return [Embedding(None, score, bool(c)) for score, c in zip(scores, cut, strict=True)]
+        assert isinstance(batch, SequenceBatch)
+        vectors = self.vectors(outputs, batch.packed, batch.is_query)
+        return [Embedding(self.plain(vectors.select([i])), None, bool(c)) for i, c in enumerate(cut)]
+
+    def plain(self, vectors: Vectors) -> Any:
+        """One text's vector as Python values (see `Embedding`)."""
+        if self.kind == "dense":
+            return vectors.values[0].tolist()
+        if self.kind == "multi_vector":
+            return vectors.values.tolist()
+        weights = vectors.values[0]
+        order = weights.argsort(descending=True, stable=True)[: int((weights > 0).sum())]
+        return {self.words[i]: round(float(weights[i]), 4) for i in order.tolist()}
+
+    def text_columns(self, table: Table) -> list[str]:
+        """The query and, where the rows have them, the documents: then pairs are scored."""
+        return [name for name in ("query", "positive") if name in table.columns]
+
+    def to_columns(self, outputs: Sequence[Embedding | None]) -> dict[str, list[Any]]:
+        """`score` of pairs, else `vector`; and `cut` where a text was cut short."""
+        pairs = any(output is not None and output.score is not None for output in outputs)
+        key = "score" if pairs else "vector"
+        found = {key: [None if output is None else getattr(output, key) for output in outputs]}
+        return found | {"cut": [None if output is None else output.cut for output in outputs]}
+
+    # -- saving --------------------------------------------------------------------------------------------
+
+    def hf_config(self) -> dict[str, Any]:
+        kind = "ForMaskedLM" if self.kind == "sparse" else "Model"
+        return dict(self.encoder.config.raw) | {"architectures": [self.architecture(kind)]}
+
+    def to_hf(self) -> dict[str, Tensor]:
+        """The encoder as `AutoModel` reads it, or with the masked-language head; a projection has its own folder."""
+        tensors = encoder_to_hf(self.encoder)
+        if isinstance(self.head, SparseHead):
+            return tensors | self.head.to_hf()
+        prefix = self.encoder.hf_prefix
+        return {name.removeprefix(prefix): value for name, value in tensors.items()} | self.pooler
+
+    def load_head(self, tensors: Mapping[str, Tensor], strict: bool = False) -> list[str]:
+        """The masked-language head of a sparse model, which must be there; other heads are in `read_modules`."""
+        if isinstance(self.head, SparseHead):
+            return self.head.load(tensors)
+        # Nothing of ours reads BERT's pooler, but transformers would say that it is missing.
+        prefix = self.encoder.hf_prefix
+        found = {name.removeprefix(prefix): value for name, value in tensors.items()}
+        self.pooler = {name: value for name, value in found.items() if name.startswith("pooler.")}
+        return []
+
+    def usage(self, text: str) -> str:
+        name = st_layout.MODELS[self.kind]
+        call = f"model.similarity(model.encode_query([{text!r}]), model.encode_document(['It comes on Monday.']))"
+        return f'from sentence_transformers import {name}\n\nmodel = {name}("model")\n{call}'
+
+    def layout(self) -> Layout:
+        """What the sentence-transformers modules of this model compute."""
+        schema = self.schema
+        lengths = schema.max_length, schema.query_max_length
+        common = (schema.query_prefix, schema.document_prefix, *lengths, self.skip_punctuation)
+        if isinstance(self.head, SparseHead):
+            return Layout(self.kind, "mean", {}, "identity", *common)
+        projection = self.head.projection
+        tensors = {} if projection is None else {f"linear.{k}": v for k, v in projection.state_dict().items()}
+        if isinstance(self.head, MultiVectorHead):
+            return Layout(self.kind, "mean", tensors, "identity", *common)
+        return Layout(self.kind, self.head.pool, tensors, self.head.activation, *common)
+
+    def write_modules(self, folder: Path) -> None:
+        versions = {"pytorch": torch.__version__, "transformers": importlib.metadata.version("transformers")}
+        st_layout.write_layout(folder, self.layout(), self.encoder.config.hidden_size, versions)
+
+    def read_modules(self, folder: Path, strict: bool = False) -> None:
+        """Pooling and projection as the modules of a checkpoint have them, where the task's keys leave it open."""
+        found = st_layout.read_layout(folder)
+        if strict and (found is None or found.kind != self.kind):
+            raise ConfigError(f"{folder} has no modules of a {self.kind} model beside its weights: save the run again.")
+        if found is not None and found.kind == self.kind and self.kind != "sparse":
+            pooling = self.asked_pooling or found.pooling
+            self.head = new_head(self.encoder, found, self.asked_projection, pooling).to(self.device)
+            self.objective.check_size(self.head.size)
+        if self.kind == "multi_vector" and self.skip_punctuation:
+            self.punctuation = torch.tensor(punctuation_ids(load_tokenizer(folder)), device=self.device)
+        if self.kind == "sparse":
+            self.words = list(load_tokenizer(folder).convert_ids_to_tokens(list(range(self.head.size))))
