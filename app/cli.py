@@ -36,7 +36,9 @@ VERBS = {
     "index": Verb("app.index", "index", "make documents searchable with a saved run"),
     "search": Verb("app.search", "search", "ask an index, in a sentence", bare="query"),
     "mine": Verb("app.mine", "mine", "find hard negatives to train retrieval with"),
+    "circle": Verb("app.circle.main", "circle", "let a reranker and a retriever teach each other"),
     "export": Verb("app.export", "export", "write a saved run for other software"),
+    "push": Verb("app.push", "push", "publish a saved run on the Hugging Face hub"),
     "check": Verb("app.check", "check", "list what is wrong with the data, before any training"),
     "pretrain": Verb("app.pretrain", "pretrain", "teach an encoder a language or a domain from raw text"),
     "distil": Verb("app.distil", "distil", "train a small encoder on the vectors of a larger one"),
@@ -45,11 +47,14 @@ VERBS = {
     "ui": Verb("app.serve", "ui", "try a saved run in the browser"),
     "serve": Verb("app.server.main", "serve", "serve saved runs over HTTP, with the page"),
     "bench encoder": Verb("app.bench.encoder_suite", "bench_encoder", "time the encoder beside transformers"),
+    "bench long": Verb("app.bench.long_suite", "bench_long", "time long texts beside transformers"),
     "bench encode": Verb("app.bench.encode_suite", "bench_encode", "time vectors beside sentence-transformers"),
     "bench faults": Verb("app.bench.faults_suite", "bench_faults", "cut trainings short in every way and resume them"),
     "bench ranking": Verb("app.bench.ranking_suite", "bench_ranking", "memory and time of measuring a large ranking"),
     "bench score": Verb("app.bench.score_suite", "bench_score", "time scores of pairs beside CrossEncoder"),
+    "bench twostage": Verb("app.bench.twostage_suite", "bench_twostage", "retrieve, rerank: quality and latency"),
     "bench train": Verb("app.bench.train_suite", "bench_train", "time training beside transformers' Trainer"),
+    "bench export": Verb("app.bench.export_suite", "bench_export", "compare runs with their exports in size and speed"),
     "bench serve": Verb("app.bench.serve_suite", "bench_serve", "time the server with batching beside without"),
 }
 
@@ -148,15 +153,15 @@ def _arguments(rest: Sequence[str], bare: str | None = None) -> Arguments:
         elif bare is not None and not word.startswith("-") and not KEY.match(word):
             sentence.append(word)
         elif bare is not None and word.startswith(f"{bare}="):
-            parsed.words.append(f"{bare}={_quoted(word.removeprefix(f'{bare}='))}")
+            parsed.words.append(f"{bare}={quoted(word.removeprefix(f'{bare}='))}")
         else:
             parsed.words.append(word)
     if sentence:
-        parsed.words.append(f"{bare}={_quoted(' '.join(sentence))}")
+        parsed.words.append(f"{bare}={quoted(' '.join(sentence))}")
     return parsed
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """A sentence as Hydra reads it back whole, with commas, brackets and quotes: the shell has taken its own away."""
     if text == "null" or (len(text) > 1 and text[0] == text[-1] and text[0] in "'\""):
         return text

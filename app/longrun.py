@@ -25,7 +25,7 @@ from tasks.pretraining.stream import Stream
 from tasks.pretraining.text import find_files
 
 #: Tokens of one forward pass where data.tokens_per_batch=auto.
-AUTO_TOKENS = {"cpu": 4_096, "cuda": 65_536}
+AUTO_TOKENS = {"cpu": 8_192, "cuda": 65_536}
 OPTIM_KEYS = ("lr", "weight_decay", "warmup", "schedule", "clip")
 CONFIG = "config.yaml"
 

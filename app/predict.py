@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -11,6 +12,7 @@ from app.compose import plain
 from app.progress import tracking
 from app.threads import use_threads
 from modernbert.errors import ConfigError
+from tasks.export.heads import Heads
 from tasks.run import Run
 from tasks.scoring import Scoring
 
@@ -19,12 +21,12 @@ CHUNK = 4096
 
 
 def main(cfg: DictConfig) -> int:
-    """Score `cfg.input` with `cfg.run` into `cfg.output`; returns the exit status."""
+    """Score `cfg.input` with `cfg.run`, or with `cfg.heads` in one pass, into `cfg.output`; returns the exit status."""
     use_threads(cfg.threads)
     output = Path(cfg.output)
     if output.resolve() == Path(cfg.input).resolve():
         raise ConfigError(f"output={cfg.output} is the input file: name another file, nothing is overwritten.")
-    run = Run.load(cfg.run, cfg.device)
+    run = load(plain(cfg))
     settings = plain(cfg.data)
     budget = None if settings["tokens_per_batch"] == "auto" else int(settings["tokens_per_batch"])
     scoring = Scoring(run)
@@ -34,8 +36,27 @@ def main(cfg: DictConfig) -> int:
         for rows in scoring.write(tables, output, settings["columns"], budget):
             advance(rows)
     say_what_was_left_out(scoring, cfg.input)
+    if isinstance(run, Heads):
+        console.note(
+            f"{len(run.tasks)} heads read {run.asked:,} sequences; {run.passed:,} different ones passed the encoder"
+        )
     console.out().print(f"{scoring.rows:,} rows scored, in {output}")
     return 0
+
+
+def load(settings: dict[str, Any]) -> Any:
+    """The run, or the heads that stand in its place (see `Heads`).
+
+    Raises:
+        ConfigError: neither or both are given, or `encoder` without heads.
+    """
+    if (settings["run"] is None) == (not settings["heads"]):
+        raise ConfigError("give run=<folder of a saved run>, or heads=[a,b] of folders from export format=head.")
+    if settings["run"] is None:
+        return Heads.load(settings["heads"], settings["encoder"], settings["device"])
+    if settings["encoder"] is not None:
+        raise ConfigError("encoder= is the one under heads=[…]; a run has its own.")
+    return Run.load(settings["run"], settings["device"])
 
 
 def say_what_was_left_out(scoring: Scoring, source: str) -> None:

@@ -15,6 +15,7 @@ KEYS = {
     "train": {"task", "data", "trainer", "seed"},
     "pretrain": {"shape", "mask", "data", "budget"},
     "distil": {"teacher", "student", "data", "budget"},
+    "circle": {"recipe", "rounds", "data", "retrieval"},
 }
 
 

@@ -38,11 +38,7 @@ def summarise(
         scores=scores,
         run=folder,
         confusions=[Confusion(**row) for row in task.confusions(last, CONFUSIONS)],
-        commands={
-            "try it in the browser": f"modernbert ui run={where}",
-            "score new rows": f"modernbert predict run={where} input=new.csv output=scored.csv",
-            "take it elsewhere": f"modernbert export run={where} format=transformers",
-        },
+        commands={purpose: f"modernbert {words.format(run=where)}" for purpose, words in task.next_steps.items()},
     )
 
 
@@ -59,4 +55,6 @@ def in_words(facts: Mapping[str, Any], trained: bool) -> dict[str, str]:
             f"{training['epochs']} epochs, {training['steps']:,} steps, {training['seconds']:.0f} s, "
             f"{rate:,.0f} tokens/s, seed {facts['seed']}"
         )
+        if "budget_use" in training:
+            words["training"] += f", {training['budget_use']:.0%} of data.tokens_per_batch used"
     return words

@@ -29,8 +29,8 @@ from app.trainers import build_trainer, checkpoints_of
 from modernbert import weights
 from modernbert.config import read_config
 from modernbert.errors import BackendError
+from tasks import memory, state
 from tasks import run as runs
-from tasks import state
 from tasks.base import Task
 from tasks.card import write_card
 from tasks.data.module import Checked, DataModule, DataSettings, Prepared, check, prepare
@@ -136,10 +136,13 @@ def learn_and_save(
         training, best = held["training"], folder / FOLDER / about["best"] if about["best"] else None
         learned = held.get("weights")
     else:
-        fit(trainer, task, DataModule(prepared.examples, cfg.optim.batch_size, budget, cfg.seed), start, folder)
+        data = DataModule(prepared.examples, cfg.optim.batch_size, budget, cfg.seed, task.encoder.config)
+        make_room(cfg, task, data, trainer)
+        fit(trainer, task, data, start, folder)
         if not trainer.is_global_zero:
             return
         training, best, learned = checkpoints_of(trainer).facts(trainer), checkpoints_of(trainer).best_path(), None
+        training |= {"budget_use": data.sampler.budget_use, "checkpointing": task.encoder.gradient_checkpointing}
     if best is not None:
         learned = state.read(best)["state_dict"]
     if learned is not None:
@@ -147,6 +150,21 @@ def learn_and_save(
     task.to(trainer.strategy.root_device)
     task.autocast = runs.choose_precision("auto", task.device.type)
     finish(cfg, folder, task, prepared, base, budget, {**made, "training": training})
+
+
+def make_room(cfg: DictConfig, task: Task, data: DataModule, trainer: L.Trainer) -> None:
+    """Set whether activations are computed again, and say where they are."""
+    encoder, device = task.encoder, trainer.strategy.root_device
+    most = memory.largest_micro_batch(data.examples["train"].lengths, data.batch_size, data.tokens_per_batch)
+    asked, states = cfg.trainer.checkpointing, memory.state_bytes(task, device)
+    encoder.gradient_checkpointing = memory.recomputes(asked, encoder.config, most, states, device)
+    task.memory.allowed = asked == "auto"
+    if encoder.gradient_checkpointing and trainer.is_global_zero:
+        kept = memory.activation_bytes(encoder.config, most) / 2**30
+        console.note(
+            f"activations are computed again, not kept (trainer.checkpointing={asked}): those of {most:,} tokens take "
+            f"about {kept:,.1f} GiB"
+        )
 
 
 def fit(trainer: L.Trainer, task: Task, data: DataModule, start: Path | None, folder: Path) -> None:

@@ -17,12 +17,12 @@ import torch
 from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor, nn
 
-from modernbert.errors import DataError
 from modernbert.weights import Encoder, encoder_to_hf
 from tasks.data.examples import Batch
 from tasks.data.readers import Table
 from tasks.data.writers import with_columns
 from tasks.heads import head_to_hf, load_head
+from tasks.memory import Memory
 from tasks.metrics import WorstErrors
 from tasks.numbers import Numbers
 from tasks.optim import Optim, build_optimizer, parameter_groups, schedule, word_table
@@ -89,6 +89,12 @@ class Task(L.LightningModule):
     ranks: ClassVar[bool] = False
     #: Whether the head reads the word table too (tied), so that every row of it has a gradient in each step.
     uses_word_table: bool = False
+    #: What a person does with a saved run: purpose -> words of `modernbert`, with {run} for its folder.
+    next_steps: ClassVar[Mapping[str, str]] = {
+        "try it in the browser": "ui run={run}",
+        "score new rows": "predict run={run} input=new.csv output=scored.csv",
+        "take it elsewhere": "export run={run} format=transformers",
+    }
     shown: tuple[str, ...]
     name: str
     schema: Any
@@ -103,6 +109,7 @@ class Task(L.LightningModule):
         #: Of answers; training has the trainer's own precision.
         self.autocast: torch.dtype | None = None
         self.numbers = Numbers()
+        self.memory = Memory()
         self.reports: dict[str, Any] = {}
         self.history: list[dict[str, float]] = []
         self.epoch_losses: list[Tensor] = []
@@ -225,7 +232,7 @@ class Task(L.LightningModule):
     def training_step(self, step: list[Batch], batch_idx: int) -> None:
         optimizer = self.optimizers()
         total = self.all_ranks(sum(self.units(batch) for batch in step))
-        loss = self.backward_step(step, total)
+        loss = self.memory.run(self, step, lambda: self.backward_step(step, total))
         if self.trainer.world_size > 1:
             loss = loss.new_tensor(self.all_ranks(float(loss)))
         if self.scaler is not None:
@@ -252,7 +259,8 @@ class Task(L.LightningModule):
         loss = torch.zeros((), device=self.device)
         for position, batch in enumerate(step):
             with self.no_exchange() if position < len(step) - 1 else contextlib.nullcontext():
-                part = self.loss_sum(self.outputs(batch), batch) / total
+                part = self.loss_sum(self.outputs(self.memory.at(batch)), batch) / total
+                self.memory.exchanged = self.trainer.world_size > 1 and position == len(step) - 1
                 self.manual_backward(part * self.trainer.world_size)
             loss += part.detach()
         return loss
@@ -283,7 +291,8 @@ class Task(L.LightningModule):
     def configure_optimizers(self) -> Any:
         if self.optim is None:
             raise RuntimeError("this task was loaded for prediction; it has no optimiser settings")
-        alone = self.trainer.world_size == 1 and not self.uses_word_table
+        # DDP wraps the model in a process of its own too, and exchanges dense gradients only.
+        alone = not isinstance(self.trainer.strategy, ParallelStrategy) and not self.uses_word_table
         table = word_table(self.encoder) if alone else None
         optimizer = build_optimizer(self.parameter_groups(self.optim), self.optim, table)
         steps = int(self.trainer.estimated_stepping_batches)
@@ -297,6 +306,7 @@ class Task(L.LightningModule):
             "history": self.history,
             "epoch_losses": torch.stack(self.epoch_losses) if self.epoch_losses else None,
             "skipped": [self.numbers.skipped, self.numbers.in_a_row],
+            "memory": [self.memory.budget, self.encoder.gradient_checkpointing],
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -306,6 +316,8 @@ class Task(L.LightningModule):
         self.history = list(held["history"])
         self.epoch_losses = [] if held["epoch_losses"] is None else list(held["epoch_losses"].unbind())
         self.numbers.skipped, self.numbers.in_a_row = held["skipped"]
+        self.memory.budget, recompute = held["memory"]
+        self.encoder.gradient_checkpointing |= recompute
 
     def on_train_end(self) -> None:
         optimizer = self.optimizers(use_pl_optimizer=False)

@@ -54,6 +54,8 @@ class Texts(Protocol):
     #: Tokens of each row before anything was cut (N,), and how many of these are read at most.
     full_lengths: npt.NDArray[np.int32]
     limit: int
+    #: Tokens of the longest sequence, with what it sees before it.
+    max_seqlen: int
 
     @property
     def cut(self) -> npt.NDArray[np.bool_]:
@@ -72,6 +74,7 @@ class PairTexts:
     def __init__(self, tokens: Tokens, limit: int) -> None:
         self.texts, self.limit = TextExamples(tokens), limit
         self.lengths, self.full_lengths = tokens.lengths, tokens.full_lengths
+        self.max_seqlen = int(tokens.lengths.max(initial=0))
 
     @property
     def cut(self) -> npt.NDArray[np.bool_]:
@@ -101,6 +104,7 @@ class ApartTexts:
         self.limit, self.segments = limit, segments
         self.query_lengths, self.document_lengths = queries.lengths, documents.lengths
         self.full_lengths = documents.full_lengths[document]
+        self.max_seqlen = int(queries.lengths.max(initial=0)) + int(documents.lengths.max(initial=0))
 
     @property
     def cut(self) -> npt.NDArray[np.bool_]:
@@ -152,7 +156,7 @@ class Candidates:
     ) -> None:
         self.texts, self.query, self.members = texts, query, list(members)
         self.labels, self.teacher, self.most, self.epoch = labels, teacher, most, 0
-        self.cut = texts.cut
+        self.cut, self.max_seqlen = texts.cut, texts.max_seqlen
         self.lengths = np.array([texts.cost(self.longest(rows)) for rows in self.members], dtype=np.int32)
 
     def __len__(self) -> int:
@@ -184,6 +188,13 @@ class Candidates:
         others, room = rows[~relevant], self.shown(rows) - int(relevant.sum())
         turn = (self.epoch * room + np.arange(min(room, len(others)))) % max(1, len(others))
         return np.sort(np.concatenate([rows[relevant], others[turn]]))
+
+    def positions(self, batch: Batch) -> list[int]:
+        """Which examples a batch shows: its index numbers their pairs."""
+        owner = np.repeat(np.arange(len(self)), [len(rows) for rows in self.members])
+        rows = np.concatenate(self.members)
+        found = owner[np.isin(rows, batch.index.cpu().numpy())]
+        return [int(i) for i in np.unique(found)]
 
     def parts(self, budget: int) -> Candidates:
         """The same pairs as examples of at most `budget` tokens, but at least one pair, for measuring."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -71,6 +71,11 @@ class Reranking(Task):
     pipeline = "text-classification"
     library = "sentence-transformers"
     ranks = True
+    next_steps: ClassVar[Mapping[str, str]] = {
+        "score pairs, and rank each query's": "predict run={run} input=pairs.csv output=ranked.csv",
+        "sort what a retriever finds": 'search run=<retrieval run> rerank={run} "what you look for"',
+        "try it in the browser": "ui run={run}",
+    }
 
     schema: RerankingSchema
     head: SequenceHead | PolyHead | UniHead

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -56,6 +56,11 @@ class Retrieval(Task):
     pipeline = "feature-extraction"
     library = "sentence-transformers"
     ranks = True
+    next_steps: ClassVar[Mapping[str, str]] = {
+        "make your documents searchable": "index run={run} corpus=docs.csv",
+        "search them": 'search run={run} "what you look for"',
+        "try it in the browser": "ui run={run}",
+    }
 
     head: Head
     punctuation: Tensor
@@ -141,20 +146,25 @@ class Retrieval(Task):
 
     def backward_step(self, step: list[TupleBatch], total: float) -> Tensor:  # type: ignore[override]
         """The loss spans the step: every document of all micro-batches and ranks is a negative of every query."""
+        world = self.trainer.world_size
         seed = (torch.initial_seed() + self.trainer.global_step) % 2**63
         generator = torch.Generator().manual_seed(seed)
 
+        found: list[Counts] = []
+
         def loss_of(outputs: list[Tensor]) -> Tensor:
+            self.memory.exchanged = world > 1
             queries, documents, rows = join_ranks(*self.joined(step, outputs))
             progress = self.trainer.global_step / max(1, int(self.trainer.estimated_stepping_batches))
             loss, counts = self.objective(queries, documents, rows, self.known, generator, progress)
-            self.counts.add(counts)
+            found.append(counts)
             return loss
 
-        world = self.trainer.world_size
         loss = step_gradient(
-            lambda batch: self(batch.packed), step, loss_of, self.manual_backward, self.no_exchange, world
-        )
+            lambda batch: self(self.memory.at(batch).packed), step, loss_of, self.manual_backward, self.no_exchange,
+            world,
+        )  # fmt: skip
+        self.counts.add(found[-1])  # here, as a step that runs out of memory is begun again
         return loss / world  # every rank has the loss of the whole step, and the sum over ranks is shown
 
     def joined(self, step: Sequence[TupleBatch], outputs: Sequence[Tensor]) -> tuple[Vectors, Vectors, StepRows]:

@@ -96,6 +96,7 @@ class TaggedTexts:
         #: Windows of text i are window_starts[i] … window_starts[i + 1].
         self.window_starts = np.searchsorted(windows.windows.text, np.arange(len(texts) + 1))
         self.lengths = np.add.reduceat(windows.lengths, self.window_starts[:-1]) if len(texts) else windows.lengths
+        self.max_seqlen = int(windows.lengths.max(initial=0))  # tokens of a window
         self.cut = np.zeros(len(texts), dtype=bool)  # windows leave nothing out
 
     def __len__(self) -> int:

@@ -3,8 +3,6 @@
 Useful is what the result needs: linear layers over real tokens, and attention between the pairs of tokens
 that may see each other. Padding, masked pairs, norms, activations and embeddings count nothing, so a share of
 the ceiling falls with everything that is not a matrix product.
-
-Dimensions: D hidden, F intermediate.
 """
 
 from __future__ import annotations
@@ -14,6 +12,7 @@ from collections.abc import Callable, Iterable
 import torch
 
 from modernbert.config import EncoderConfig
+from tasks.data.cost import linear_flops, pair_flops, visible_pairs
 
 #: A backward pass computes two products (for inputs and for weights) for each of the forward pass.
 STEP_OVER_FORWARD = 3
@@ -23,29 +22,12 @@ CEILING_SIDE = {"cpu": 2048, "cuda": 8192}
 CEILING_CALLS = {"cpu": 1, "cuda": 10}
 
 
-def visible_pairs(length: int, window: int | None) -> int:
-    """Pairs (query, key) of a sequence that may see each other: |i - j| <= window, or all."""
-    if window is None or length <= window + 1:
-        return length * length
-    # Each of the `window` tokens at either end misses 1, 2 … window keys.
-    return length * (2 * window + 1) - window * (window + 1)
-
-
-def linear_flops(config: EncoderConfig) -> int:
-    """Of one token through one layer: query, key, value and output projections, and the MLP."""
-    hidden, inner = config.hidden_size, config.intermediate_size
-    # A gated MLP has a second matrix into the inner width.
-    mlp = 3 if config.family == "modernbert" else 2
-    return 2 * (4 * hidden * hidden + mlp * hidden * inner)
-
-
 def forward_flops(config: EncoderConfig, lengths: Iterable[int]) -> int:
     """Of a forward pass over sequences of these lengths; a training step is `STEP_OVER_FORWARD` times that."""
     lengths = list(lengths)
     linear = linear_flops(config) * config.num_layers * sum(lengths)
-    # Scores and the weighted sum of values: two products of D multiply-adds for each visible pair.
     pairs = sum(visible_pairs(length, window) for window in config.windows for length in lengths)
-    return linear + 2 * 2 * config.hidden_size * pairs
+    return linear + pair_flops(config) * pairs
 
 
 def ceiling(device: torch.device, dtype: torch.dtype) -> tuple[Callable[[], None], int]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from modernbert.errors import ConfigError
 from tasks.data.module import Checked, DataSettings, check
 from tasks.run import task_class
 
@@ -77,3 +79,13 @@ def timed(train: Callable[[], Any]) -> tuple[float, float]:
     wall, cpu = time.perf_counter(), time.process_time()
     train()
     return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def require_packages(what: str, *names: str) -> None:
+    """Refuse a peer whose packages are not there, before anything is trained.
+
+    Raises:
+        ConfigError: one is missing.
+    """
+    if missing := [name for name in names if importlib.util.find_spec(name) is None]:
+        raise ConfigError(f"{what} needs {' and '.join(missing)}: pip install 'modernbert[peers,hub]'.")

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from app.bench import classification_peer, ner_peer, rerank_peer
+from app.bench import classification_peer, ner_peer, rerank_peer, retrieval_peer
 from app.bench.job import Job, Result
 from app.threads import use_threads
 from modernbert.errors import ConfigError
@@ -44,6 +44,7 @@ class Peer:
 PEERS = {
     "classification": Peer(classification_peer.classification, classification_peer.METRICS, classification_peer.ALIKE),
     "ner": Peer(ner_peer.ner, ner_peer.METRICS, ner_peer.ALIKE),
+    "retrieval": Peer(retrieval_peer.retrieval, retrieval_peer.METRICS, retrieval_peer.ALIKE),
     "reranking": Peer(rerank_peer.reranking, rerank_peer.METRICS, rerank_peer.ALIKE),
 }
 

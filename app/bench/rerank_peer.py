@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any
 
 import torch
 
-from app.bench.job import Job, Result, arguments, read_rows, timed
-from modernbert.errors import ConfigError
+from app.bench.job import Job, Result, arguments, read_rows, require_packages, timed
 from tasks.data.readers import Table
 
 METRICS = ("map", "mrr@10", "ndcg@10")
@@ -29,9 +27,7 @@ def reranking(job: Job) -> Result:
     Raises:
         ConfigError: a package is missing.
     """
-    missing = [name for name in ("sentence_transformers", "datasets") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ConfigError(f"CrossEncoderTrainer needs {' and '.join(missing)}: pip install 'modernbert[peers,hub]'.")
+    require_packages("CrossEncoderTrainer", "sentence_transformers", "datasets")
     from sentence_transformers.cross_encoder import CrossEncoder, CrossEncoderTrainer, CrossEncoderTrainingArguments
     from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
     from transformers import set_seed

@@ -89,7 +89,7 @@ def train_ours(config: dict[str, Any], seed: int, folder: Path) -> Result:
     child.run("app.cli", ["train", *words])
     training = json.loads((folder / "task.json").read_text(encoding="utf-8"))["training"]
     scores = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["test"]
-    quality = {name: scores[name] for name in peers.PEERS[config["task"]["name"]].metrics}
+    quality = {name: scores[name] for name in peers.PEERS[config["task"]["name"]].metrics if name in scores}
     return Result(training["seconds"], training["cpu_seconds"], training["steps"], quality)
 
 

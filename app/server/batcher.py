@@ -215,9 +215,8 @@ class Batcher:
                 taken.setdefault(job, set()).add(i)
         for job, items in taken.items():
             job.left = [i for i in job.left if i not in items]
-        # Who had a turn and has more goes to the end.
-        self.jobs = [job for job in self.jobs if job.left and job not in taken]
-        self.jobs += [job for job in taken if job.left]
+        # Whose turn it was goes to the end; who only filled up the batch keeps its place.
+        self.jobs = [job for job in [*self.jobs[1:], head] if job.left]
         return batch
 
     def compute(self, batch: Batch) -> None:

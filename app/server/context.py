@@ -43,6 +43,7 @@ class Context:
         runs: empty until they are loaded.
         in_flight: requests that were let in and are not answered yet.
         finder: of the index, where there is one.
+        ended: nothing is waited for any more.
     """
 
     settings: Settings
@@ -50,6 +51,7 @@ class Context:
     phase: Literal["loading", "ready", "stopping"] = "loading"
     in_flight: int = 0
     finder: Finder | None = None
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
     batcher: Batcher = field(init=False)
     metrics: Metrics = field(init=False)
 

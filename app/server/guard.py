@@ -67,19 +67,43 @@ class Guard:
             await send(message)
 
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        counted = int(STREAM not in scope["path"])
-        self.context.in_flight += counted
+        stream = STREAM in scope["path"]
+        self.context.in_flight += not stream
         try:
             answer = self.refusal(scope, headers)
             if answer is not None:
                 await answer(scope, receive, noted)
+            elif stream:
+                await self.until_the_end(scope, receive, noted)
             else:
                 await self.app(scope, self.limited(scope, receive), noted)
         finally:
-            self.context.in_flight -= counted
+            self.context.in_flight -= not stream
             route = name_of(scope)
             self.context.metrics.requests.add(route, str(status[0] or 499))  # 499: the client had gone
             self.context.metrics.request_seconds.observe(time.perf_counter() - started, route)
+
+    async def until_the_end(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """An answer that has no end of its own: it ends with the server."""
+        under_way = False
+
+        async def sending(message: MutableMapping[str, Any]) -> None:
+            nonlocal under_way
+            under_way = message["type"] == "http.response.start" or message.get("more_body", False)
+            await send(message)
+
+        answer = asyncio.ensure_future(self.app(scope, receive, sending))
+        ended = asyncio.ensure_future(self.context.ended.wait())
+        try:
+            await asyncio.wait({answer, ended}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            ended.cancel()
+            answer.cancel()
+            await asyncio.wait({answer})
+        if answer.cancelled() and under_way:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        elif not answer.cancelled():
+            answer.result()  # raises what it raised
 
     def refusal(self, scope: Scope, headers: dict[str, str]) -> Response | None:
         """The answer to a request that goes no further."""

@@ -130,6 +130,7 @@ class Drained(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second."""
-        if self.context.phase == "stopping" and not self.context.in_flight:
+        if self.context.phase == "stopping" and (self.force_exit or not self.context.in_flight):
+            self.context.ended.set()
             self.should_exit = True
         return await super().on_tick(counter)

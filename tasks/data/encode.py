@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Literal
 
 import numpy as np
@@ -17,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from modernbert.errors import DataError
 from tasks.data.layout import IntArray
+from tasks.data.long_texts import PART, encode_long
 
 Progress = Callable[[int, int], None]  # (distinct texts encoded so far, of how many)
 #: The part of a text that stays where it is too long: of "head+tail" half each (Sun et al. 2019, arXiv:1905.05583).
@@ -25,7 +25,7 @@ Keep = Literal["head", "tail", "head+tail"]
 # One call into the tokenizer: enough to keep its threads busy, little enough for a lively progress bar and
 # for memory (encodings take about 100 bytes a token until their ids are copied). Larger is not faster.
 CHUNK_TEXTS = 1_000
-CHUNK_CHARACTERS = 1_000_000
+CHUNK_CHARACTERS = PART
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,16 @@ def _encode(
     pieces: list[npt.NDArray[np.int32]] = []
     full = np.zeros(len(texts), dtype=np.int64)
     for start, stop in _chunks(texts):
+        if len(texts[start]) > PART:  # such a one is alone
+            ids_of = encode_long(backend, texts[start])
+            full[start] = len(ids_of)
+            pieces.append(_kept(ids_of, room, keep))
+            if progress is not None:
+                progress(stop, len(texts))
+            continue
         encodings = backend.encode_batch_fast(texts[start:stop], add_special_tokens=False)
         full[start:stop] = [len(encoding) for encoding in encodings]
-        ids = chain.from_iterable(_kept(encoding.ids, room, keep) for encoding in encodings)
-        total = int(_at_most(full[start:stop], room).sum())
-        pieces.append(np.fromiter(ids, dtype=np.int32, count=total))
+        pieces.append(np.concatenate([_kept(encoding.ids, room, keep) for encoding in encodings]))
         if progress is not None:
             progress(stop, len(texts))
     offsets = np.concatenate([[0], np.cumsum(_at_most(full, room))])
@@ -72,12 +77,13 @@ def _at_most(full: IntArray, room: int | None) -> IntArray:
     return full if room is None else np.minimum(full, room)
 
 
-def _kept(ids: list[int], room: int | None, keep: Keep) -> list[int]:
-    if room is None or len(ids) <= room:
-        return ids
+def _kept(ids: npt.ArrayLike, room: int | None, keep: Keep) -> npt.NDArray[np.int32]:
+    found = np.asarray(ids, dtype=np.int32)
+    if room is None or len(found) <= room:
+        return found
     if keep == "head+tail":
-        return ids[: room - room // 2] + ids[len(ids) - room // 2 :]
-    return ids[-room:] if keep == "tail" else ids[:room]
+        return np.concatenate([found[: room - room // 2], found[len(found) - room // 2 :]])
+    return found[-room:] if keep == "tail" else found[:room]
 
 
 def _chunks(texts: Sequence[str]) -> Iterator[tuple[int, int]]:

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
+import numpy as np
 from torch.utils.data import DataLoader
 
+from modernbert.config import EncoderConfig
 from modernbert.errors import ConfigError, DataError
 from tasks.data import split
+from tasks.data.cost import costs
 from tasks.data.examples import Examples, Use, eval_loader, train_loader
 from tasks.data.readers import Table
 from tasks.data.sampler import StepSampler
@@ -176,24 +179,36 @@ def add_validation(tables: dict[str, Table], schema: Any, settings: DataSettings
 
 
 class DataModule(L.LightningDataModule):
-    """Loaders over prepared examples: steps of packed micro-batches for training, packed batches else."""
+    """Loaders over prepared examples: steps of packed micro-batches for training, packed batches else.
+
+    With the `config` of an encoder the budget of training counts what texts cost it (`tasks.data.cost`), else tokens.
+    Batches without a gradient are made by tokens: they are bounded by memory, and theirs is that of one layer.
+    """
+
+    sampler: StepSampler
 
     def __init__(
-        self, examples: Mapping[str, Examples], batch_size: int, tokens_per_batch: int, seed: int
+        self,
+        examples: Mapping[str, Examples],
+        batch_size: int,
+        tokens_per_batch: int,
+        seed: int,
+        config: EncoderConfig | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1:
             raise ConfigError(f"optim.batch_size={batch_size}: allowed is 1 or more examples.")
         self.examples, self.batch_size = examples, batch_size
         self.tokens_per_batch, self.seed = tokens_per_batch, seed
+        train = examples["train"]
+        self.costs = np.asarray(train.lengths, dtype=np.int64) if config is None else costs(train, config)
 
     def train_dataloader(self) -> DataLoader:
         rank, world = self.rank()
-        lengths = self.examples["train"].lengths
-        sampler = StepSampler(
-            lengths, self.batch_size, self.tokens_per_batch, self.seed, rank=rank, world=world
+        self.sampler = StepSampler(
+            self.costs, self.batch_size, self.tokens_per_batch, self.seed, rank=rank, world=world
         )
-        return train_loader(self.examples["train"], sampler)
+        return train_loader(self.examples["train"], self.sampler)
 
     def val_dataloader(self) -> DataLoader | list:
         if "validation" not in self.examples:

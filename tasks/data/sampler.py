@@ -111,7 +111,7 @@ class StepSampler(Sampler[list[list[int]]]):
     joined to the step before it.
 
     Args:
-        lengths: (N,) tokens of each example.
+        lengths: (N,) tokens of each example, or any other cost in the unit of `tokens_per_batch`.
         batch_size: examples of an optimiser step, over all ranks.
         tokens_per_batch: most tokens of one micro-batch; a longer example runs alone.
         seed: of the permutations.
@@ -144,11 +144,17 @@ class StepSampler(Sampler[list[list[int]]]):
         self.world = world
         self.epoch = 0
         self.start_step = 0
+        self._used = self._room = 0
         self._bounds = _step_bounds(len(self.lengths), batch_size, drop_last, world)
 
     def __len__(self) -> int:
         """Steps of a whole epoch, the same on every rank and wherever this epoch starts."""
         return len(self._bounds) - 1
+
+    @property
+    def budget_use(self) -> float:
+        """Share of the budget that this rank's micro-batches have used so far; one longer than the budget fills it."""
+        return self._used / self._room if self._room else 0.0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch's order, whole unless `start_at` named this very epoch. Lightning calls it."""
@@ -181,7 +187,11 @@ class StepSampler(Sampler[list[list[int]]]):
     def __iter__(self) -> Iterator[list[list[int]]]:
         order = self.permutation()
         for number in range(self.start_step, len(self)):
-            yield [batch.tolist() for batch in self.step(order, number)]
+            batches = self.step(order, number)
+            sums = [int(self.lengths[batch].sum()) for batch in batches]
+            self._used += sum(sums)
+            self._room += sum(max(used, self.tokens_per_batch) for used in sums)
+            yield [batch.tolist() for batch in batches]
 
 
 def _check_budget(tokens_per_batch: int) -> None:

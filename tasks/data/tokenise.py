@@ -40,7 +40,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     if not Path(folder).is_dir():
         raise EncoderError(f"no tokenizer in {folder}: give a folder that holds tokenizer.json")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        # Without the last word transformers would ask a person whether to run code of the folder.
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # transformers and tokenizers raise OSError, ValueError … and bare Exception
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise EncoderError(

@@ -75,6 +75,7 @@ class WindowExamples:
         self.starts, self.merging, self.targets = starts, merging, targets
         self.windows = TextExamples(tokens)
         self.lengths: npt.NDArray[np.int32] = np.diff(tokens.offsets[starts]).astype(np.int32)
+        self.max_seqlen = int(tokens.lengths.max(initial=0))  # tokens of a window
         self.cut: npt.NDArray[np.bool_] = np.zeros(count, dtype=bool)  # windows leave nothing out
 
     def __len__(self) -> int:

@@ -121,7 +121,10 @@ def long_texts(run: Run) -> str:
     windows = f"Texts of more than {most} tokens are read in windows that share at least {overlap} tokens"
     if is_windowed(run):
         how = {"mean": "the mean of their logits", "max": "the highest of each logit", "attention": "a learned mean"}
-        return f"{windows}. The caller merges these by {how[schema.merging]} (task.merging={schema.merging})."
+        return (
+            f"{windows}. The caller merges these by {how[schema.merging]} (task.merging={schema.merging}). The run "
+            "spreads windows evenly, all of them full; the stride of a tokenizer leaves the last one shorter."
+        )
     if run.task.pipeline == "token-classification":
         return f"{windows}. The caller merges the logits of a word that several windows see."
     if getattr(schema, "long", "head") == "head+tail":

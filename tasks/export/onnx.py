@@ -44,6 +44,11 @@ def write_graph(padded: Padded, path: Path, facts: Mapping[str, str]) -> None:
             verbose=False,
         )
     assert program is not None  # dynamo=True always gives one
+    for node in program.model.graph:
+        for inner in node.outputs:
+            # The exporter names what looks up the words "embedding" too, and does not see that the name is taken.
+            if inner.name == padded.output and not inner.is_graph_output():
+                inner.name = f"{padded.output}_of_words"
     for key, value in facts.items():
         program.model.metadata_props[key] = value
     program.save(path, external_data=size(padded) > LARGEST_GRAPH)

@@ -90,6 +90,15 @@ def test_a_small_request_does_not_wait_for_all_of_a_large_one(batcher: Batcher, 
     assert len(engine.batches) == 21
 
 
+def test_who_fills_up_a_batch_keeps_its_place(batcher: Batcher, engine: Doubling) -> None:
+    first, second, third = put(batcher, engine, 4), put(batcher, engine, 9, 4), put(batcher, engine, 6, 6)
+    batcher.start(10)
+    for future in (first, second, third):
+        future.result(SECONDS)
+    # The 4 of the second request fits beside that of the first; its 9 comes next, before the third request.
+    assert engine.batches == [[4, 4], [9], [6], [6]]
+
+
 def test_engines_do_not_mix(batcher: Batcher, engine: Doubling) -> None:
     other = Doubling("other")
     futures = [put(batcher, engine, 1), put(batcher, other, 2), put(batcher, engine, 3)]

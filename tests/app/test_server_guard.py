@@ -218,6 +218,34 @@ def test_phases(run: Path) -> None:
         assert (late.status_code, late.headers["connection"]) == (503, "close")
 
 
+def test_a_stream_of_the_page_ends_with_the_server(run: Path) -> None:
+    context = Context(settings(run))
+    context.phase = "ready"
+    sent: list[Any] = []
+
+    async def endless(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while True:
+            await send({"type": "http.response.body", "body": b"beat", "more_body": True})
+            await asyncio.sleep(0.01)
+
+    async def scene() -> int:
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        scope = scope_of("GET", "/gradio_api/heartbeat/1", [])
+        answer = asyncio.create_task(Guard(endless, context)(scope, asyncio.Event().wait, send))  # type: ignore[arg-type]
+        await asyncio.sleep(0.05)
+        waited_for = context.in_flight
+        context.ended.set()
+        await asyncio.wait_for(answer, 5)
+        return waited_for
+
+    assert asyncio.run(scene()) == 0
+    assert len(sent) > 2
+    assert sent[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
+
+
 def test_requests_are_counted_by_route_not_by_address(run: Path) -> None:
     context = Context(settings(run))
     with client_of(context) as client:

@@ -84,6 +84,7 @@ class TupleExamples:
         sizes = tokens.lengths.astype(np.int64)
         own = sizes[rows.query] + sizes[queries + rows.positive]
         self.lengths = (own + longest(sizes[queries + rows.negative], rows.offsets, negatives)).astype(np.int32)
+        self.max_seqlen = int(sizes.max(initial=0))  # tokens of a text
         cut = tokens.full_lengths > tokens.lengths
         self.cut = cut[rows.query] | cut[queries + rows.positive]
 

@@ -19,7 +19,7 @@ from tasks.data.readers.table import Table
 
 # Characters of a cell. csv's own limit (131,072) refuses long documents; none lets a lost quote eat all
 # memory.
-CELL_LIMIT = 1 << 28
+CELL_LIMIT = 1 << 26
 SAMPLE_LINES = 1000
 SAMPLE_CHARACTERS = 1 << 18
 LINE_END = re.compile(r"\r\n|\r|\n")

@@ -25,6 +25,7 @@ DAMAGE = (
     *(zipfile.BadZipFile, zlib.error, ElementTree.ParseError, InvalidFileException, OSError, EOFError),
     *(KeyError, IndexError, ValueError, TypeError, AttributeError, NotImplementedError, OverflowError, RuntimeError),
 )
+SHEET_ROWS = 1_048_576  # Excel's specification
 MEND = "Give the column a name in the header row, or clear the cells"
 
 
@@ -102,6 +103,8 @@ def _rows(file: File, sheet: Any) -> Iterator[tuple[int, tuple[Any, ...]]]:
     """(row of the sheet, cells) of rows that are not empty."""
     with _whole(file):
         for number, cells in enumerate(sheet.iter_rows(values_only=True), start=1):
+            if number > SHEET_ROWS:  # one cell may state a row of its own, and openpyxl fills up to it
+                raise DataError(f"{file.source} states more than {SHEET_ROWS:,} rows, which no sheet has")
             if any(cell not in (None, "") for cell in cells):
                 yield number, cells
 
