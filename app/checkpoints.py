@@ -276,7 +276,7 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def last_good(folder: Path) -> Path | None:
-    """The newest checkpoint that is whole, with the best weights it speaks of; each torn one is told of."""
+    """The newest checkpoint that is whole, with the best weights it speaks of; each torn one is told of and deleted."""
     for path in reversed(checkpoints(folder)):
         why = state.torn(path)
         if why is None:
@@ -286,6 +286,7 @@ def last_good(folder: Path) -> Path | None:
         if why is None:
             return path
         console.warn(f"{path.name} is torn ({why}): taking the checkpoint before it")
+        state.remove(path)
     return None
 
 

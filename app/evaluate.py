@@ -23,7 +23,7 @@ from tasks.run import Run, write_json
 def main(cfg: DictConfig) -> int:
     """Score `cfg.run` on `cfg.data.test`; returns the exit status."""
     use_threads(cfg.threads)
-    run = Run.load(cfg.run, cfg.device)
+    run = Run.load(cfg.run, cfg.device, cfg.precision)
     settings = plain(cfg.data)
     report = Report()
     reading = {"split": "test", "corpus": settings["corpus"]}

@@ -82,7 +82,7 @@ def chosen_model(settings: Mapping[str, Any], folder: Path, there: bool) -> tupl
     if there and not given:
         meta = Meta.load(folder)
         return reopen(meta.model, folder, settings["device"]), meta.model
-    return open_embedder(settings["run"], settings["encoder"], settings["device"])
+    return open_embedder(settings["run"], settings["encoder"], settings["device"], settings["precision"])
 
 
 def begin(

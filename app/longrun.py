@@ -19,6 +19,7 @@ from app.progress import PLAIN_EVERY, short
 from app.rundir import data_name
 from app.signals import Signals
 from modernbert.errors import ConfigError
+from modernbert.hardware import bf16_pays
 from tasks.optim import Optim
 from tasks.pretraining.loop import Budget, Loop, State
 from tasks.pretraining.stream import Stream
@@ -94,18 +95,14 @@ def stream_settings(cfg: DictConfig, device: torch.device, files: Sequence[Path]
 
 
 def in_bf16(asked: Any, device: torch.device) -> bool:
-    """auto: bf16 on a GPU that has it and on a CPU with AMX (1.9 times fp32 there, `pocket`), else fp32.
+    """auto: bf16 where the device multiplies it fast, else fp32.
 
     Raises:
         ConfigError: an unknown precision.
     """
-    if asked == "auto":
-        if device.type == "cuda":
-            return torch.cuda.is_bf16_supported()
-        return bool(torch.cpu.get_capabilities().get("amx_bf16", False))
-    if str(asked) not in ("32", "bf16"):
+    if str(asked) not in ("auto", "32", "bf16"):
         raise ConfigError(f"precision={asked}: allowed is auto, 32 or bf16.")
-    return str(asked) == "bf16"
+    return bf16_pays(device.type)[0] if asked == "auto" else asked == "bf16"
 
 
 def learn(

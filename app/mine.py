@@ -44,10 +44,10 @@ def main(cfg: DictConfig) -> int:
     has_model = settings["run"] is not None or any(value is not None for value in settings["encoder"].values())
     embedder = None
     if has_model or mining.engine != "bm25":
-        embedder, _ = open_embedder(settings["run"], settings["encoder"], settings["device"])
+        embedder, _ = open_embedder(settings["run"], settings["encoder"], settings["device"], settings["precision"])
     scorer, pairs = "the model's" if embedder else "BM25's", None
     if settings["rerank"]:
-        reranker = Run.load(settings["rerank"], settings["device"])
+        reranker = Run.load(settings["rerank"], settings["device"], settings["precision"])
         scorer, pairs = f"those of {settings['rerank']}", lambda q, d: pair_scores(reranker, q, d)
     console.out().print(mining.in_words(scorer), soft_wrap=True)
     budget = None if settings["tokens_per_batch"] == "auto" else int(settings["tokens_per_batch"])

@@ -48,15 +48,15 @@ def load(settings: dict[str, Any]) -> Any:
     """The run, or the heads that stand in its place (see `Heads`).
 
     Raises:
-        ConfigError: neither or both are given, or `encoder` without heads.
+        ConfigError: neither or both are given, or `encoder.source` without heads.
     """
     if (settings["run"] is None) == (not settings["heads"]):
         raise ConfigError("give run=<folder of a saved run>, or heads=[a,b] of folders from export format=head.")
     if settings["run"] is None:
-        return Heads.load(settings["heads"], settings["encoder"], settings["device"])
-    if settings["encoder"] is not None:
-        raise ConfigError("encoder= is the one under heads=[…]; a run has its own.")
-    return Run.load(settings["run"], settings["device"])
+        return Heads.load(settings["heads"], settings["encoder"]["source"], settings["device"], settings["precision"])
+    if settings["encoder"]["source"] is not None:
+        raise ConfigError("encoder.source= is the one under heads=[…]; a run has its own.")
+    return Run.load(settings["run"], settings["device"], settings["precision"])
 
 
 def say_what_was_left_out(scoring: Scoring, source: str) -> None:

@@ -62,7 +62,7 @@ def open_searcher(settings: Mapping[str, Any]) -> Searcher:
     if settings["mode"] != "text":
         given = settings["run"]
         embedder = (
-            embedder_of_run(given, settings["device"])
+            embedder_of_run(given, settings["device"], index.meta.model["precision"])
             if given
             else reopen(index.meta.model, folder, settings["device"])
         )

@@ -156,7 +156,7 @@ def make_room(cfg: DictConfig, task: Task, data: DataModule, trainer: L.Trainer)
     """Set whether activations are computed again, and say where they are."""
     encoder, device = task.encoder, trainer.strategy.root_device
     most = memory.largest_micro_batch(data.examples["train"].lengths, data.batch_size, data.tokens_per_batch)
-    asked, states = cfg.trainer.checkpointing, memory.state_bytes(task, device)
+    asked, states = cfg.trainer.get("checkpointing", "auto"), memory.state_bytes(task, device)
     encoder.gradient_checkpointing = memory.recomputes(asked, encoder.config, most, states, device)
     task.memory.allowed = asked == "auto"
     if encoder.gradient_checkpointing and trainer.is_global_zero:

@@ -17,7 +17,9 @@ from torch import Tensor
 from modernbert.attention import Prefixed
 from modernbert.packing import Packed, pack
 from tasks.data.examples import Batch, Indices, TextExamples
+from tasks.data.layout import ranges
 from tasks.data.tokens import Tokens
+from tasks.data.windows import best_window
 
 IntArray = npt.NDArray[np.int64]
 
@@ -31,21 +33,27 @@ class CandidateBatch(Batch):
     Attributes:
         query: (P,) int64 number of each pair's query in its table.
         teacher: (P,) fp32 scores of a better model, or None.
+        cu_windows: (P+1,) borders of the pairs in windows, where long documents are read so; else None.
     """
 
     query: Tensor
     teacher: Tensor | None = None
+    cu_windows: Tensor | None = None
+
+    def merge(self, outputs: Tensor) -> Tensor:
+        """The score of a pair is that of its best window (max passage; Dai and Callan 2019, arXiv:1905.09217)."""
+        return outputs if self.cu_windows is None else best_window(outputs, self.cu_windows)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> CandidateBatch:
         """The same batch on another device."""
         moved = [
             None if values is None else values.to(device, non_blocking=non_blocking)
-            for values in (self.targets, self.index, self.query, self.teacher)
+            for values in (self.targets, self.index, self.query, self.teacher, self.cu_windows)
         ]
-        targets, index, query, teacher = moved
+        targets, index, query, teacher, cu_windows = moved
         assert index is not None
         assert query is not None
-        return CandidateBatch(self.packed.to(device), targets, index, query, teacher)
+        return CandidateBatch(self.packed.to(device), targets, index, query, teacher, cu_windows)
 
 
 class Texts(Protocol):
@@ -67,6 +75,9 @@ class Texts(Protocol):
     def pack(self, examples: Sequence[IntArray]) -> Packed:
         """The rows of some examples, in order."""
 
+    def windows(self, examples: Sequence[IntArray]) -> Tensor | None:
+        """(P+1,) borders of these rows in sequences, where a row may be several."""
+
 
 class PairTexts:
     """Query and document as one sequence, for a cross-encoder: B = P."""
@@ -85,6 +96,40 @@ class PairTexts:
 
     def pack(self, examples: Sequence[IntArray]) -> Packed:
         return self.texts.collate(np.concatenate(examples)).packed
+
+    def windows(self, examples: Sequence[IntArray]) -> None:
+        return None
+
+
+class WindowTexts:
+    """The query with each window of its document, for a cross-encoder: B >= P.
+
+    Args:
+        tokens, starts, cut: from `tasks.data.tokenise.tokenise_pair_windows`.
+        limit: most tokens of a window with its query.
+    """
+
+    def __init__(self, tokens: Tokens, starts: IntArray, cut: npt.NDArray[np.bool_], limit: int) -> None:
+        self.texts, self.starts, self.cut, self.limit = TextExamples(tokens), starts, cut, limit
+        self.full_lengths = tokens.full_lengths[starts[:-1]]
+        self.lengths = np.diff(tokens.offsets[starts])
+        self.max_seqlen = int(tokens.lengths.max(initial=0))
+
+    @property
+    def in_windows(self) -> int:
+        """How many documents take more than one window."""
+        return int((np.diff(self.starts) > 1).sum())
+
+    def cost(self, rows: IntArray) -> int:
+        return int(self.lengths[rows].sum())
+
+    def pack(self, examples: Sequence[IntArray]) -> Packed:
+        rows = np.concatenate(examples)
+        return self.texts.collate(ranges(self.starts[rows], self.starts[rows + 1] - self.starts[rows])).packed
+
+    def windows(self, examples: Sequence[IntArray]) -> Tensor:
+        rows = np.concatenate(examples)
+        return torch.from_numpy(np.concatenate([[0], np.cumsum(self.starts[rows + 1] - self.starts[rows])]))
 
 
 class ApartTexts:
@@ -126,6 +171,9 @@ class ApartTexts:
         plain, named = pack(sequences), torch.tensor(prefix)
         types = torch.repeat_interleave((named >= 0).long(), plain.lengths.long()) if self.segments else None
         return Prefixed(plain.input_ids, plain.cu_seqlens, plain.max_seqlen, types, named)
+
+    def windows(self, examples: Sequence[IntArray]) -> None:
+        return None
 
 
 def part(tokens: Tokens, number: int) -> npt.NDArray[np.int32]:
@@ -214,6 +262,5 @@ class Candidates:
             index,
             torch.from_numpy(self.query)[index],
             None if self.teacher is None else self.teacher[index],
+            self.texts.windows(examples),
         )
-
-

@@ -60,7 +60,7 @@ class Reranking(Task):
         positive_weight: of relevant pairs in bce: None for 1, "balanced" (other rows / relevant rows), or a number.
         pooling, head_dropout: of the cross- and uni-encoder's head, as in classification.
         codes: m of the poly-encoder.
-        candidates: read by the schema.
+        candidates, long, overlap: read by the schema.
         calibrate: platt fits probabilities on the validation rows and writes them into the last layer.
 
     Raises:
@@ -94,6 +94,8 @@ class Reranking(Task):
         codes: int = 64,
         candidates: int | None = None,
         calibrate: Literal["none", "platt"] = "none",
+        long: Literal["head", "window"] = "head",
+        overlap: int | Literal["auto"] = "auto",
     ) -> None:
         require("task.kind", kind, kind in KINDS, ", ".join(KINDS))
         require("task.loss", loss, loss in LOSSES, ", ".join(LOSSES))
@@ -213,7 +215,7 @@ class Reranking(Task):
             super().validation_step(batch, batch_idx)
             return
         parts = split(batch.packed, AUTO_TOKENS[self.device.type])
-        outputs = torch.cat([self(part) for part in parts])
+        outputs = batch.merge(torch.cat([self(part) for part in parts]))
         self.update_report(self.reports["validation"], outputs.float(), batch)  # type: ignore[arg-type]
 
     def measure_ranking(

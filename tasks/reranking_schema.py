@@ -13,14 +13,15 @@ import torch
 
 from modernbert.errors import ConfigError
 from tasks import reranking_checks as checks
-from tasks.candidates import ApartTexts, Candidates, PairTexts, Texts
+from tasks.candidates import ApartTexts, Candidates, PairTexts, Texts, WindowTexts
 from tasks.data import doctor, readers, split
 from tasks.data.examples import Use
 from tasks.data.ranking.groups import number_queries, rows_of_queries
 from tasks.data.ranking.lists import ROLES, is_split, read_pairs, stream_pairs, to_label
 from tasks.data.readers import Table
 from tasks.data.schema import Report
-from tasks.data.tokenise import Progress, tokenise
+from tasks.data.tokenise import Progress, tokenise, tokenise_pair_windows, window_overlap
+from tasks.optim import require
 
 Kind = Literal["cross", "poly", "uni"]
 #: Losses of single pairs; all others look at the candidates of a query together.
@@ -42,6 +43,8 @@ class RerankingSchema:
         positives, negatives: training rows labelled above 0, and 0 or below.
         teacher: whether pairs are told apart by the scores of a teacher.
         candidates: most candidates of a query in training.
+        long: what of a pair that is too long is read: its beginning, or the document in windows that share `overlap`
+            tokens.
     """
 
     max_length: int
@@ -53,6 +56,8 @@ class RerankingSchema:
     negatives: int = 0
     teacher: bool = False
     candidates: int | None = None
+    long: Literal["head", "window"] = "head"
+    overlap: int = 0
 
     roles = ROLES
     #: Nothing to map: `read` gives every format the same columns.
@@ -86,6 +91,10 @@ class RerankingSchema:
         kind, loss, most = settings.get("kind", "cross"), settings.get("loss", "bce"), settings.get("candidates")
         if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 2):
             raise ConfigError(f"task.candidates={most}: allowed is null, or a whole number of at least 2.")
+        long = settings.get("long", "head")
+        require("task.long", long, long in ("head", "window"), "head or window")
+        require("task.long", long, long == "head" or kind == "cross", f"head with task.kind={kind}")
+        overlap = window_overlap(settings.get("overlap", "auto"), max_length) if long == "window" else 0
         labels = checks.labels_of(train)
         known = labels[np.isfinite(labels)]
         grades = checks.grades_of(known)
@@ -106,6 +115,8 @@ class RerankingSchema:
             negatives=len(known) - positives,
             teacher=loss in ("mse", "margin_mse") and "teacher" in train.columns,
             candidates=most,
+            long=long,
+            overlap=overlap,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -137,10 +148,15 @@ class RerankingSchema:
 
     def check_lengths(self, report: Report, table: Table, examples: Candidates) -> None:
         """What truncation leaves out."""
+        if isinstance(examples.texts, WindowTexts):
+            doctor.check_windows(report, table, examples.texts.in_windows, self.max_length)
+            return
         doctor.check_lengths(report, table, examples.texts.full_lengths, examples.texts.limit)
 
     def describe_lengths(self) -> str:
         """What happens to long texts, in a sentence."""
+        if self.long == "window":
+            return f"Documents that do not fit into {self.max_length} tokens with their query are read in windows."
         if self.kind == "cross":
             return f"A query and its document are cut at {self.max_length} tokens together, the longer one first."
         return f"Queries are cut at {self.query_limit} tokens, documents at {self.document_limit}."
@@ -204,6 +220,9 @@ class RerankingSchema:
     def texts(self, table: Table, tokenizer: Any, cache_dir: Path | None, progress: Progress | None) -> Texts:
         """The token ids of the pairs, each distinct text encoded once."""
         queries, documents = table.columns["query"], table.columns["document"]
+        if self.long == "window":
+            found = tokenise_pair_windows(tokenizer, queries, documents, self.max_length, self.overlap, progress)
+            return WindowTexts(*found, self.max_length)
         if self.kind == "cross":
             limit = self.max_length
             return PairTexts(tokenise(tokenizer, queries, documents, limit, cache_dir, progress), limit)

@@ -131,18 +131,18 @@ def gain(times: Mapping[str, Mapping[str, Any]]) -> dict[str, float] | None:
 
 def table(measured: Sequence[Mapping[str, Any]]) -> Table:
     """A line a run and side; a side that the gate refused has no figures."""
-    columns = ["run", "side", "MB", "metric", "difference", "batch 1, ms", "batch 32, rows/s", "against the run"]
+    columns = ["task", "encoder", "side", "MB", "metric", "difference", "batch 1, ms", "rows/s at 32", "speed"]
     lines = []
     for one in measured:
-        label = f"{one['task']}, {one['family']}, {one['metric']}"
+        label = [one["task"], one["family"]]
         for name, side in one["sides"].items():
             worst = f"{side['largest_difference']:.1g}" if "largest_difference" in side else ""
             lines.append([
-                label, name, f"{side['megabytes']:.1f}", f"{side['metric']:.4f}", worst,
+                *label, name, f"{side['megabytes']:.1f}", f"{one['metric']} {side['metric']:.4f}", worst,
                 f"{side['alone_ms']:.2f}", f"{side['rows_per_s']:.0f}", f"{side['speed']:.2f}x",
             ])  # fmt: skip
-        lines += [[label, name, "refused", *[""] * 5] for name in one["refused"]]
-    return console.table(columns, lines, right=columns[2:])
+        lines += [[*label, name, "refused", *[""] * 5] for name in one["refused"]]
+    return console.table(columns, lines, right=columns[3:])
 
 
 def remark(one: Mapping[str, Any]) -> str:

@@ -90,7 +90,7 @@ def measure(name: str, words: Sequence[str], times: int, seed: int, folder: Path
     whole = undisturbed(words, folder / ("whole-2" if name == "process" else "whole"))
     # Not by hash(name), which differs from process to process.
     draws = random.Random(f"{seed} {name}")
-    outcomes = [survive(name, draws, words, whole, folder / f"{name}-{i}") for i in range(times)]
+    outcomes = [survive([name], draws, words, whole, folder / f"{name}-{i}") for i in range(times)]
     return {
         "fault": name,
         "what": FAULTS[name][0],
@@ -122,26 +122,43 @@ def undisturbed(words: Sequence[str], folder: Path) -> Whole:
     return Whole(sha256(folder / "model" / "model.safetensors"), steps, validations)
 
 
-def survive(name: str, draws: random.Random, words: Sequence[str], whole: Whole, folder: Path) -> dict[str, Any]:
-    """Strike one training and resume it; the outcome as a JSON object."""
-    _, fault, statuses = FAULTS[name]
+def survive(
+    names: Sequence[str], draws: random.Random, words: Sequence[str], whole: Whole, folder: Path
+) -> dict[str, Any]:
+    """Strike one training with each fault in turn, resuming it in between and at last; the outcome as a JSON object."""
     journal = folder.with_suffix(".jsonl")
-    limits = {"validation": whole.validations, "checkpoint": len(whole.rows) // EVERY}
-    at = draws.randint(1, max(1, limits.get(fault.place, len(whole.rows) - 1)))
-    fault = replace(fault, at=at, journal=str(journal))
-    status, said = run(fault, [*words, f"run_dir={folder}"])
-    if name == "torn":
-        tear(folder, draws)
-    went_on, said_then = run(Fault("step", 0, journal=str(journal)), [f"resume={folder}"])
+    line, strikes, good = [*words, f"run_dir={folder}"], [], True
+    for number, name in enumerate(names):
+        _, fault, statuses = FAULTS[name]
+        left = len(whole.rows) - max(map(step_of, checkpoints(folder / FOLDER)), default=0)
+        limits = {"validation": whole.validations, "checkpoint": left // EVERY}
+        most = max(1, limits.get(fault.place, left - 1) // (len(names) - number))
+        fault = replace(fault, at=draws.randint(1, most), journal=str(journal))
+        status, said = run(fault, line)
+        if name == "torn":
+            tear(folder, draws)
+        good = good and status in statuses
+        strikes.append({"fault": name, "at": fault.at, "status": status, "said": last_lines(said)})
+        line = [f"resume={folder}"]
+    resumed, said = run(Fault("step", 0, journal=str(journal)), line)
     found = read(journal)
     lost = sum(len(set(rows) - set(found.get(step, ()))) for step, rows in whole.rows.items())
     twice = sum(len(rows) for step, rows in found.items() if rows != whole.rows.get(step))
     weights = folder / "model" / "model.safetensors"
     same = weights.is_file() and sha256(weights) == whole.weights
-    good = status in statuses and went_on == OK and same and not lost and not twice
-    last = (said if status not in statuses else said_then).strip().splitlines()[-3:]
-    return {"at": at, "status": status, "resumed": went_on, "same": same, "survived": good, "lost": lost,
-            "twice": twice, "said": [] if good else last}  # fmt: skip
+    good = good and resumed == OK and same and not lost and not twice
+    return {"strikes": strikes, "resumed": resumed, "same": same, "survived": good, "lost": lost, "twice": twice,
+            "said": [] if good else last_lines(said)}  # fmt: skip
+
+
+def step_of(path: Path) -> int:
+    """The step of a checkpoint, by its name: the file itself may be torn."""
+    return int(path.stem.removeprefix("step-"))
+
+
+def last_lines(said: str) -> list[str]:
+    """What a process ended with."""
+    return said.strip().splitlines()[-3:]
 
 
 def tear(folder: Path, draws: random.Random) -> None:

@@ -1,4 +1,4 @@
-"""`modernbert bench long`: long texts beside transformers, and what a token of a long text costs over one of a shorter."""
+"""`modernbert bench long`: long texts beside transformers, and what a token costs in a long text over a shorter one."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -166,13 +167,14 @@ class TwoStage:
         """Document numbers (Q, KEPT) of every system, the best first."""
         queries, ids = list(self.collection.queries), self.collection.document_ids
         _, words = trec_order(*self.look_up(queries), ids)
-        _, vectors = trec_order(*(part.cpu() for part in self.retrieve(queries)), ids)
-        scores = []
+        scores, numbers = self.retrieve(queries)
+        _, vectors = trec_order(scores.cpu(), numbers.cpu(), ids)
+        parts = []
         with tracking("reranking", len(queries)) as advance:
             for i, query in enumerate(queries):
-                scores.append(self.rerank([query], vectors[i : i + 1, : max(self.settings.depths)]))
+                parts.append(self.rerank([query], vectors[i : i + 1, : max(self.settings.depths)]))
                 advance(1)
-        known = torch.cat(scores)
+        known = torch.cat(parts)
         found = {WORDS: words, VECTORS: vectors}
         for k in self.settings.depths:
             _, first = trec_order(known[:, :k], vectors[:, :k], ids)
@@ -182,18 +184,21 @@ class TwoStage:
     def latency(self, clock: Clock) -> dict[str, list[float]]:
         """Seconds of each of some queries, for every system."""
         queries = list(self.collection.queries)[: self.settings.timed]
-        found: dict[str, list[float]] = {WORDS: [], VECTORS: []} | {stage_name(k): [] for k in self.settings.depths}
 
         def both(query: str, k: int) -> None:
             self.rerank([query], self.retrieve([query])[1][:, :k].cpu())
 
-        self.look_up(queries[:1])
-        both(queries[0], max(self.settings.depths))  # the first call of each is slower
+        systems: dict[str, Callable[[str], object]] = {
+            WORDS: lambda query: self.look_up([query]),
+            VECTORS: lambda query: self.retrieve([query]),
+            **{stage_name(k): partial(both, k=k) for k in self.settings.depths},
+        }
+        for ask in systems.values():
+            ask(queries[0])  # the first call of each is slower
+        found: dict[str, list[float]] = {name: [] for name in systems}
         for query in queries:
-            found[WORDS].append(timed(lambda query=query: self.look_up([query]), clock).wall)
-            found[VECTORS].append(timed(lambda query=query: self.retrieve([query]), clock).wall)
-            for k in self.settings.depths:
-                found[stage_name(k)].append(timed(lambda query=query, k=k: both(query, k), clock).wall)
+            for name, ask in systems.items():
+                found[name].append(timed(partial(ask, query), clock).wall)
         return found
 
 
@@ -234,14 +239,15 @@ def table(rows: Sequence[dict[str, Any]]) -> Table:
             compared = [f"{difference.difference:+.3f} ({low:+.3f} to {high:+.3f})", p_value(difference)]
         interval = f"{one[f'{HEADLINE}_low']:.3f} to {one[f'{HEADLINE}_high']:.3f}"
         shown = [f"{one[metric]:.3f}" for metric in SHOWN]
-        lines.append([one["system"], shown[0], interval, *shown[1:], f"{one['ms']:,.1f}", f"{one['ms_95']:,.1f}", *compared])
+        times = [f"{one[name]:,.1f}" for name in ("ms", "ms_95")]
+        lines.append([one["system"], shown[0], interval, *shown[1:], *times, *compared])
     return console.table(columns, lines, right=columns[1:])
 
 
 def remark(found: dict[str, Any]) -> str:
     """What was searched, and what is not in the latency."""
+    count = min(found["settings"]["timed"], found["queries"])
     return (
         f"\n{found['queries']:,} queries, {found['documents']:,} documents. Encoding the documents took "
-        f"{found['indexing_seconds']:,.1f} s, once. Latency: median of {min(found['settings']['timed'], found['queries'])} "
-        "queries, one at a time."
+        f"{found['indexing_seconds']:,.1f} s, once. Latency: median of {count} queries, one at a time."
     )

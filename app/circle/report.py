@@ -28,12 +28,14 @@ class Outcome:
         runs: by name, in the order to show them.
         found: the metrics on data.test of these, and of what they are shown beside (BM25).
         compared: pairs of names, the second against the first.
+        notes: sentences that a reader of the table needs.
     """
 
     metrics: tuple[str, ...]
     runs: Mapping[str, Path]
     found: Mapping[str, Mapping[str, Any]]
     compared: Sequence[tuple[str, str]]
+    notes: tuple[str, ...] = ()
 
 
 def tell(outcome: Outcome, folder: Path, recipe: str) -> None:
@@ -52,6 +54,7 @@ def tell(outcome: Outcome, folder: Path, recipe: str) -> None:
         verdict(first, second, {outcome.metrics[0]: found[outcome.metrics[0]]})
         for (first, second), found in zip(outcome.compared, compared.values(), strict=True)
     ]
+    said += outcome.notes
     out = console.out()
     out.print()
     out.print(console.table(header, rows, right=header[1:-1]))
@@ -63,7 +66,10 @@ def tell(outcome: Outcome, folder: Path, recipe: str) -> None:
         "recipe": recipe,
         "runs": {name: str(run) for name, run in outcome.runs.items()},
         "test": outcome.found,
-        "differences": {n: {metric: vars(found[metric]) for metric in outcome.metrics} for n, found in compared.items()},
+        "differences": {
+            name: {metric: vars(found[metric]) for metric in outcome.metrics} for name, found in compared.items()
+        },
+        "notes": outcome.notes,
         "seconds": stages,
     })  # fmt: skip
     parts = [f"# recipe={recipe}", markdown(header, rows), markdown(DIFFERENCE, differences), "\n".join(said)]

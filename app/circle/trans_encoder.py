@@ -8,7 +8,6 @@ teacher's errors, from both orders of each pair, and bi-encoders by the squared 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,9 @@ from tasks.search.rerank import pair_scores
 from tasks.st_layout import read_layout
 
 #: The authors' settings, where ours differ: passes of a cross-encoder; learning rate and batch of a bi-encoder.
-CROSS: Mapping[str, Any] = {"task.loss": "bce", "trainer.max_epochs": 1, "data.group": "pair"}
-BI: Mapping[str, Any] = {"task.loss": "cosine_mse", "optim.lr": 5e-5, "optim.batch_size": 128}
-SIMCSE: Mapping[str, Any] = {"task.loss": "infonce", "trainer.max_epochs": 1, "data.validation_share": 0}
+CROSS: dict[str, Any] = {"task.loss": "bce", "trainer.max_epochs": 1, "data.group": "pair"}
+BI: dict[str, Any] = {"task.loss": "cosine_mse", "optim.lr": 5e-5, "optim.batch_size": 128}
+SIMCSE: dict[str, Any] = {"task.loss": "infonce", "trainer.max_epochs": 1, "data.validation_share": 0}
 
 
 def trans_encoder(shop: Workshop) -> Outcome:

@@ -143,7 +143,9 @@ class Workshop:
         found: dict[str, Any] = json.loads((place / "metrics.json").read_text("utf-8"))["test"]
         return found
 
-    def table(self, name: str, about: str, settings: Any, sources: Sequence[str | Path], rows: Callable[[], Rows]) -> Path:
+    def table(
+        self, name: str, about: str, settings: Any, sources: Sequence[str | Path], rows: Callable[[], Rows]
+    ) -> Path:
         """A file of rows that a function makes."""
 
         def work(place: Path) -> None:

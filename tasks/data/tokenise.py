@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import tokenizers
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -23,7 +24,10 @@ from tasks.data.encode import Encoded, Keep, Progress, check_texts, encode_disti
 from tasks.data.layout import IntArray, Template, lay_out, read_template
 from tasks.data.tokens import Tokens, cache_key, load_tokens, save_tokens
 
-__all__ = ["Keep", "Progress", "Tokens", "load_tokenizer", "tokenise", "tokenise_windows", "window_overlap"]
+__all__ = [
+    "Keep", "Progress", "Tokens", "load_tokenizer", "tokenise", "tokenise_pair_windows", "tokenise_windows",
+    "window_overlap",
+]  # fmt: skip
 
 #: Tokens that neighbouring windows share, unless task.overlap says otherwise; a quarter of a short window.
 OVERLAP = 64
@@ -122,14 +126,54 @@ def tokenise_windows(
         which, encoded = encode_distinct(backend, [texts], None, "head", progress)
         full = encoded.full[which[0]]
         counts = _window_counts(full, room, overlap)
-        text = np.repeat(np.arange(len(texts)), counts)
-        within = np.arange(len(text)) - np.repeat(np.cumsum(counts) - counts, counts)
-        skip = within * (full[text] - room).clip(min=0) // (counts[text] - 1).clip(min=1)
+        text, skip = _spread(full, counts, np.full(len(texts), room))
         starts = encoded.offsets[which[0][text]] + skip
         return _laid_out(encoded, starts[None], np.minimum(full[text], room)[None], full[text][None], template)
 
     tokens = _cached(make, cache_dir, backend, [texts], [max_length, "window", overlap, template.has_segments])
     return tokens, _window_starts(tokens.full_lengths.astype(np.int64) - template.added, room, overlap)
+
+
+def tokenise_pair_windows(
+    tokenizer: PreTrainedTokenizerFast,
+    queries: Sequence[str],
+    documents: Sequence[str],
+    max_length: int,
+    overlap: int,
+    progress: Progress | None = None,
+) -> tuple[Tokens, IntArray, npt.NDArray[np.bool_]]:
+    """Encode N pairs whole: each window of a document, as in `tokenise_windows`, behind the whole query.
+
+    A query has at most half of a window; what is longer is cut. Not cached: lengths of both texts would be needed.
+
+    Returns:
+        The tokens of all windows (`full_lengths` are those of their pairs), (N+1,) where each pair's begin, and (N,)
+        whether a query was cut.
+
+    Raises:
+        DataError, ConfigError: as `tokenise_windows`.
+    """
+    template = _prepare(tokenizer, [queries, documents], max_length)
+    most = (max_length - template.added) // 2
+    if not 0 <= overlap < most:
+        raise ConfigError(f"task.overlap={overlap}: allowed is 0 to {most - 1}, less than half a window.")
+    which, encoded = encode_distinct(tokenizer.backend_tokenizer, [queries, documents], None, "head", progress)
+    query, document = encoded.full[which]  # (N,) each
+    kept = np.minimum(query, most)
+    room = max_length - template.added - kept
+    counts = _window_counts(document, room, overlap)
+    pair, skip = _spread(document, counts, room)
+    starts = np.stack([encoded.offsets[which[0][pair]], encoded.offsets[which[1][pair]] + skip])
+    lengths = np.stack([kept[pair], np.minimum(document, room)[pair]])
+    tokens = _laid_out(encoded, starts, lengths, np.stack([query, document])[:, pair], template)
+    return tokens, np.concatenate([[0], np.cumsum(counts)]), query > most
+
+
+def _spread(full: IntArray, counts: IntArray, room: IntArray) -> tuple[IntArray, IntArray]:
+    """Of each window (W,) its text and the place there at which it begins: evenly from the first token to the last."""
+    text = np.repeat(np.arange(len(full)), counts)
+    within = np.arange(len(text)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return text, within * (full - room).clip(min=0)[text] // (counts[text] - 1).clip(min=1)
 
 
 def window_overlap(asked: Any, max_length: int) -> int:
@@ -145,7 +189,7 @@ def window_overlap(asked: Any, max_length: int) -> int:
     return asked
 
 
-def _window_counts(full: IntArray, room: int, overlap: int) -> IntArray:
+def _window_counts(full: IntArray, room: int | IntArray, overlap: int) -> IntArray:
     """How many windows a text of `full` tokens takes."""
     return np.where(full <= room, 1, -((overlap - full) // (room - overlap)))
 

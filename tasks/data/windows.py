@@ -36,10 +36,7 @@ class WindowBatch(Batch):
         count = len(self.index)
         owner = sequence_of_token(self.cu_windows, outputs.shape[0])
         if self.merging == "max":
-            rows = owner[:, None].expand_as(outputs)
-            return outputs.new_zeros(count, outputs.shape[1]).scatter_reduce(
-                0, rows, outputs, "amax", include_self=False
-            )
+            return best_window(outputs, self.cu_windows)
         weight = outputs.new_ones(outputs.shape[0])
         if self.merging == "attention":
             outputs, score = outputs[:, :-1], outputs[:, -1]
@@ -54,6 +51,13 @@ class WindowBatch(Batch):
         plain = super().to(device, non_blocking)
         borders = self.cu_windows.to(device, non_blocking=non_blocking)
         return WindowBatch(plain.packed, plain.targets, plain.index, borders, self.merging)
+
+
+def best_window(outputs: Tensor, cu_windows: Tensor) -> Tensor:
+    """The largest output (W, L) of each text's windows -> (B, L), with the borders (B+1,) of the texts in windows."""
+    rows = sequence_of_token(cu_windows, outputs.shape[0])[:, None].expand_as(outputs)
+    merged = outputs.new_zeros(len(cu_windows) - 1, outputs.shape[1])
+    return merged.scatter_reduce(0, rows, outputs, "amax", include_self=False)
 
 
 class WindowExamples:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.export.gate import Parity, is_vectors, names_of, shown
-from tasks.export.loading import is_windowed, load_lines
+from tasks.export.loading import is_windowed, load_lines, merging
 from tasks.export.padded import ARCHITECTURES, input_names, pad_token
 from tasks.export.program import PACKAGE
 from tasks.run import Run
@@ -120,10 +120,13 @@ def long_texts(run: Run) -> str:
     most, overlap = schema.max_length, getattr(schema, "overlap", 0)
     windows = f"Texts of more than {most} tokens are read in windows that share at least {overlap} tokens"
     if is_windowed(run):
+        if run.task.ranks:
+            windows = f"Documents that do not fit into {most} tokens are read in windows, each behind the whole query"
         how = {"mean": "the mean of their logits", "max": "the highest of each logit", "attention": "a learned mean"}
+        name = f" (task.merging={schema.merging})" if hasattr(schema, "merging") else ""
         return (
-            f"{windows}. The caller merges these by {how[schema.merging]} (task.merging={schema.merging}). The run "
-            "spreads windows evenly, all of them full; the stride of a tokenizer leaves the last one shorter."
+            f"{windows}. The caller merges these by {how[merging(run)]}{name}. The run spreads windows evenly, all of "
+            "them full; the stride of a tokenizer leaves the last one shorter."
         )
     if run.task.pipeline == "token-classification":
         return f"{windows}. The caller merges the logits of a word that several windows see."

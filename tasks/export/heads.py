@@ -110,11 +110,16 @@ class Heads:
         asked, passed: sequences that the heads read so far, and how many of them went through the encoder.
     """
 
-    def __init__(self, tasks: Mapping[str, Task], tokenizer: Any, device: str = "auto") -> None:
+    def __init__(
+        self, tasks: Mapping[str, Task], tokenizer: Any, device: str = "auto", precision: str = "auto"
+    ) -> None:
         self.tasks, self.tokenizer = dict(tasks), tokenizer
         first = next(iter(self.tasks.values()))
         alone = all(getattr(task.head, "pool", None) == "cls" for task in self.tasks.values())
         self.device = choose_device(device)
+        if precision == "int8":
+            raise ConfigError("precision=int8 is for a single run: heads=[…] are answered in 32 or bf16.")
+        self.autocast = choose_precision(precision, self.device.type)
         self.shared = SharedEncoder(first.encoder, alone).to(self.device)
         for task in self.tasks.values():
             task.encoder = self.shared  # type: ignore[assignment]
@@ -124,7 +129,9 @@ class Heads:
         self.asked = self.passed = 0
 
     @classmethod
-    def load(cls, folders: Sequence[str], encoder: str | None = None, device: str = "auto") -> Heads:
+    def load(
+        cls, folders: Sequence[str], encoder: str | None = None, device: str = "auto", precision: str = "auto"
+    ) -> Heads:
         """
         Args:
             folders: that `modernbert export format=head` wrote; the outputs of each are named after its folder.
@@ -147,7 +154,7 @@ class Heads:
         tasks = {name: load_head(folder, loaded) for name, folder in zip(names, folders, strict=True)}
         if ranking := [name for name, task in tasks.items() if task.ranks]:
             raise ConfigError(f"heads: {', '.join(ranking)} ranks; heads of classification and named entities share.")
-        return cls(tasks, load_tokenizer(Path(folders[0])), device)
+        return cls(tasks, load_tokenizer(Path(folders[0])), device, precision)
 
     def column_map(self, table: Table, given: Mapping[str, Any] | None) -> Table:
         """The table with the columns of every head under their names of training."""
@@ -165,8 +172,8 @@ class Heads:
             own = [part.place.get(row, -1) for row in rows.tolist()]
             lengths = np.maximum(lengths, np.append(part.examples.lengths, 0)[own])
         budget = tokens_per_batch or AUTO_TOKENS[self.device.type]
-        autocast = choose_precision("auto", self.device.type)
-        with torch.inference_mode(), torch.autocast(self.device.type, autocast, enabled=autocast is not None):
+        half = torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None)
+        with torch.inference_mode(), half:
             for indices in inference_batches(lengths, budget):
                 self.answer(parts, rows[indices].tolist(), found)
         return [tuple(answers) if any(a is not None for a in answers) else None for answers in found]
@@ -223,5 +230,5 @@ def find_encoder(folder: Path, facts: Mapping[str, Any], given: str | None) -> P
         return beside
     base = facts["encoder"]["base"] or {}
     if not base.get("source"):
-        raise ConfigError(f"{folder} does not name its encoder: give encoder=<the run>/model.")
+        raise ConfigError(f"{folder} does not name its encoder: give encoder.source=<the run>/model.")
     return resolve(base["source"], base.get("revision"))

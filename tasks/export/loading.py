@@ -67,7 +67,7 @@ def load_lines(run: Run, name: str, folder: Path | str, model: Path | str = "<th
         first, *second = texts(run)
         asked = repr({"text": first, "text_pair": second[0]}) if second else repr(first)
         return PIPELINE.format(**words, asked=asked)
-    asked = f"inputs = tokenizer({words['words']}, truncation=True{in_windows(run)}, return_tensors={kind(family)!r})"
+    asked = f"inputs = tokenizer({words['words']}, {truncation(run)}, return_tensors={kind(family)!r})"
     call = CALLS[family].format(**words) + last_step(run, family)
     return "\n".join((OPENING[family].format(**words), asked, f"{ARCHITECTURES[run.task.pipeline].output} = {call}"))
 
@@ -89,18 +89,24 @@ def is_windowed(run: Run) -> bool:
     return getattr(run.schema, "long", None) == "window"
 
 
-def in_windows(run: Run) -> str:
-    """What makes a tokenizer cut a long text into windows, where this run reads it so."""
+def truncation(run: Run) -> str:
+    """What makes a tokenizer cut a long text, or, where this run reads it so, into windows."""
     if not is_windowed(run):
-        return ""
-    return f", stride={run.schema.overlap}, return_overflowing_tokens=True, padding=True"
+        return "truncation=True"
+    cut = '"only_second"' if len(texts(run)) > 1 else "True"  # each window of a document stands behind the whole query
+    return f"truncation={cut}, stride={run.schema.overlap}, return_overflowing_tokens=True, padding=True"
+
+
+def merging(run: Run) -> str:
+    """How windows are merged; a reranker's best window counts."""
+    return getattr(run.schema, "merging", "max")
 
 
 def last_step(run: Run, family: str) -> str:
     """What the caller does with the output: merge windows, or pool what transformers' bare encoder gives."""
     if is_windowed(run):
         logits = ".logits" if family == "transformers" else ""
-        return f"{logits}.mean(0)" if run.schema.merging == "mean" else f"{logits}.{most(family)}(0)"
+        return f"{logits}.mean(0)" if merging(run) == "mean" else f"{logits}.{most(family)}(0)"
     if family == "transformers":
         return ".last_hidden_state  # of tokens; pooling, projection and length 1 as modules.json says"
     return ""

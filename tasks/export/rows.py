@@ -86,13 +86,17 @@ class Ranked:
         goal, index, query = (torch.cat([getattr(b, n) for b in batches]) for n in ("goal", "index", "query"))
         return CandidateBatch(batches[0].packed, goal, index, query)
 
+    def scores(self, batches: Sequence[Batch], outputs: Sequence[Tensor]) -> Tensor:
+        """Of all pairs, whatever windows they were read in."""
+        return torch.cat([batch.merge(found) for batch, found in zip(batches, outputs, strict=True)])
+
     def report(self, batches: Sequence[Batch], outputs: Sequence[Tensor]) -> Any:
         report = self.task.new_report("test")
-        self.task.update_report(report, torch.cat(list(outputs)), self.together(batches))
+        self.task.update_report(report, self.scores(batches, outputs), self.together(batches))
         return report
 
     def decisions(self, batches: Sequence[Batch], outputs: Sequence[Tensor]) -> list[Any]:
-        batch, logits = self.together(batches), torch.cat(list(outputs))
+        batch, logits = self.together(batches), self.scores(batches, outputs)
         return self.task.decisions(self.task.decode(logits, batch, [False] * len(batch)))
 
 

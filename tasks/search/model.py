@@ -13,7 +13,9 @@ from tasks.run import Run
 INDEXES = "indexes"
 
 
-def open_embedder(run: str | None, encoder: Mapping[str, Any], device: str) -> tuple[Embedder, dict[str, Any]]:
+def open_embedder(
+    run: str | None, encoder: Mapping[str, Any], device: str, precision: str = "auto"
+) -> tuple[Embedder, dict[str, Any]]:
     """The model of `run`, or of `encoder` (arguments of `Embedder.from_encoder`), and how to open it again.
 
     Raises:
@@ -23,15 +25,16 @@ def open_embedder(run: str | None, encoder: Mapping[str, Any], device: str) -> t
     if run is not None and given:
         raise ConfigError(f"run={run} and encoder.{next(iter(given))}: a run brings its encoder; give one of the two.")
     if run is not None:
-        return embedder_of_run(run, device), {"run": str(Path(run).resolve())}
+        found = {"run": str(Path(run).resolve()), "precision": precision}
+        return embedder_of_run(run, device, precision), found
     if "source" not in given:
         raise ConfigError("which model? Give run=<folder of a retrieval run> or encoder.source=<folder or hub name>.")
-    return Embedder.from_encoder(**given, device=device), {"encoder": given}
+    return Embedder.from_encoder(**given, device=device, precision=precision), {"encoder": given, "precision": precision}
 
 
-def embedder_of_run(folder: str, device: str) -> Embedder:
+def embedder_of_run(folder: str, device: str, precision: str = "auto") -> Embedder:
     """The model of a saved run of retrieval."""
-    run = Run.load(folder, device)
+    run = Run.load(folder, device, precision)
     if run.name != "retrieval":
         raise ConfigError(f"run={folder} is a run of {run.name}: searching needs one of retrieval.")
     return Embedder.from_run(run)
@@ -41,7 +44,7 @@ def remembered(model: Mapping[str, Any], index: Path) -> dict[str, Any]:
     """The model as an index keeps it: a run that the index lies in by a relative path, so that they move together."""
     run = Path(model["run"]) if "run" in model else None
     if run is not None and index.resolve().is_relative_to(run):
-        return {"run": "/".join([".."] * len(index.resolve().relative_to(run).parts))}
+        return dict(model) | {"run": "/".join([".."] * len(index.resolve().relative_to(run).parts))}
     return dict(model)
 
 
@@ -51,12 +54,13 @@ def reopen(model: Mapping[str, Any], index: Path, device: str) -> Embedder:
     Raises:
         ConfigError: its run is no longer there.
     """
+    precision = model["precision"]
     if "encoder" in model:
-        return Embedder.from_encoder(**model["encoder"], device=device)
+        return Embedder.from_encoder(**model["encoder"], device=device, precision=precision)
     folder = index.resolve() / model["run"]  # an absolute path stays as it is
     if not folder.is_dir():
         raise ConfigError(f"index={index} was made by run={folder}, which is not there now: give run=<its new place>.")
-    return embedder_of_run(str(folder.resolve()), device)
+    return embedder_of_run(str(folder.resolve()), device, precision)
 
 
 def index_of_run(run: str) -> Path:

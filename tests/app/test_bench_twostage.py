@@ -23,10 +23,11 @@ pytest_plugins = "search_runs"
 @pytest.fixture(scope="module")
 def reranker(zero_shot: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("twostage")
-    rows = [(f"where is my {a}", f"the {b} come back", str(int(a == b))) for a in ("map", "app") for b in ("map", "app")]
+    words = ("map", "app")
+    rows = [(f"where is my {a}", f"the {b} come back", str(int(a == b))) for a in words for b in words]
     pairs = write_csv(folder / "pairs.csv", ("query", "document", "label"), *rows * 4)
-    words = [f"data.train={pairs}", "data.validation_share=0", "trainer=cpu", "trainer.max_epochs=1", zero_shot]
-    assert main(["train", "task=reranking", *words, f"run_dir={folder / 'run'}"]) == 0
+    given = [f"data.train={pairs}", "data.validation_share=0", "trainer=cpu", "trainer.max_epochs=1", zero_shot]
+    assert main(["train", "task=reranking", *given, f"run_dir={folder / 'run'}"]) == 0
     return folder / "run"
 
 

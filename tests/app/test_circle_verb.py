@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import DictConfig
 from search_runs import write_csv
 
 from app.circle.distil import as_rows, logits
@@ -125,7 +124,6 @@ def test_rows_of_scored_pairs() -> None:
         (["recipe=distil", "device=tpu"], "auto, cpu, cuda"),
         (["recipe=trans_encoder", "rounds=0"], "rounds=0"),
         (["recipe=trans_encoder"], "data.corpus="),
-        (["recipe=trans_encoder", "data.corpus=null"], "has no scores"),
     ],
 )
 def test_mistakes(
@@ -133,6 +131,15 @@ def test_mistakes(
 ) -> None:
     assert main(["circle", *files(corpus_folder), zero_shot, f"run_dir={tmp_path / 'run'}", *given]) == 2
     assert message in said(capsys)
+
+
+def test_sentence_pairs_are_measured_with_scores(
+    zero_shot: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    pairs = write_csv(tmp_path / "pairs.csv", ("sentence1", "sentence2"), ("where", "open"), ("map", "app"))
+    words = [f"data.train={pairs}", f"data.test={pairs}", zero_shot, f"run_dir={tmp_path / 'run'}"]
+    assert main(["circle", "recipe=trans_encoder", *words]) == 2
+    assert "has no scores" in said(capsys)
 
 
 def test_a_folder_of_something_else_is_left_alone(
@@ -148,7 +155,7 @@ def test_a_folder_of_something_else_is_left_alone(
 @pytest.mark.slow
 def test_distil(corpus_folder: Path, zero_shot: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     folder = tmp_path / "circle"
-    asked = [("where is the map", ), ("is my money back",), ("where is my parcel money",), ("zebra",)]
+    asked = [("where is the map",), ("is my money back",), ("where is my parcel money",), ("zebra",)]
     write_csv(tmp_path / "asked.csv", ("query",), *asked)
     words = [*files(corpus_folder), f"data.queries={tmp_path / 'asked.csv'}", zero_shot, *FAST, "depth=4"]
     assert main(["circle", "recipe=distil", *words, f"run_dir={folder}"]) == 0
@@ -189,14 +196,15 @@ def test_distil_of_a_given_reranker_without_labels(
     corpus_folder: Path, zero_shot: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     folder = tmp_path / "circle"
-    rows = [(f"where is my {a}", f"the {b} come back", str(int(a == b))) for a in ("map", "app") for b in ("map", "app")]
+    words = ("map", "app")
+    rows = [(f"where is my {a}", f"the {b} come back", str(int(a == b))) for a in words for b in words]
     pairs = write_csv(tmp_path / "pairs.csv", ("query", "document", "label"), *rows * 4)
-    words = [f"data.train={pairs}", "data.validation_share=0", "trainer=cpu", "trainer.max_epochs=1", zero_shot]
-    assert main(["train", "task=reranking", *words, f"run_dir={tmp_path / 'reranker'}"]) == 0
+    given = [f"data.train={pairs}", "data.validation_share=0", "trainer=cpu", "trainer.max_epochs=1", zero_shot]
+    assert main(["train", "task=reranking", *given, f"run_dir={tmp_path / 'reranker'}"]) == 0
     write_csv(tmp_path / "asked.csv", ("query",), *((f"is the {w} good",) for w in ("map", "money", "shoes", "app")))
-    words = [*files(corpus_folder)[1:], f"data.queries={tmp_path / 'asked.csv'}", f"reranker={tmp_path / 'reranker'}"]
-    words += [zero_shot, *FAST, "depth=3", "engine=bm25", "retrieval.data.validation_share=0"]
-    assert main(["circle", "recipe=distil", *words, f"run_dir={folder}"]) == 0
+    asked = [*files(corpus_folder)[1:], f"data.queries={tmp_path / 'asked.csv'}", f"reranker={tmp_path / 'reranker'}"]
+    asked += [zero_shot, *FAST, "depth=3", "engine=bm25", "retrieval.data.validation_share=0"]
+    assert main(["circle", "recipe=distil", *asked, f"run_dir={folder}"]) == 0
     assert list(json.loads((folder / "report.json").read_text())["test"]) == ["BM25", "as it is", "distilled"]
     assert not (folder / "fine_tuned").exists()
 
@@ -237,21 +245,24 @@ def test_an_interrupted_training_goes_on(
     import app.train
     from app.failures import TRY_AGAIN
 
-    folder, real = tmp_path / "circle", app.train.main
+    folder, real, calls = tmp_path / "circle", app.train.main, []
     words = ["recipe=distil", *files(corpus_folder), zero_shot, *FAST, "depth=3", f"run_dir={folder}"]
 
-    def stopped(cfg: object) -> int:
-        real(cfg)  # type: ignore[arg-type]
+    def stopped(cfg: DictConfig) -> int:
+        calls.append(Path(cfg.run_dir).name)
+        if len(calls) < 3:
+            real(cfg)
+        if len(calls) == 2:
+            return 0
         for name in ("task.json", "metrics.json"):
-            (folder / "fine_tuned" / name).unlink()
-        shutil.rmtree(folder / "fine_tuned" / "model")
+            (folder / "fine_tuned" / name).unlink(missing_ok=True)
         return TRY_AGAIN
 
-    with monkeypatch.context() as patched:
-        patched.setattr(app.train, "main", stopped)
-        assert main(["circle", *words]) == TRY_AGAIN
+    monkeypatch.setattr(app.train, "main", stopped)
+    assert main(["circle", *words]) == TRY_AGAIN
     assert f"modernbert circle resume={folder}" in said(capsys)
-    assert main(["circle", f"resume={folder}"]) == 0
+    assert main(["circle", f"resume={folder}"]) == TRY_AGAIN
+    assert calls == ["fine_tuned", "fine_tuned", "reranker"]
     told = said(capsys)
     assert "start: done, unchanged" in told
     assert f"resuming {folder / 'fine_tuned'}" in told

@@ -112,7 +112,7 @@ def test_the_index_of_a_run_moves_with_it(
     run = train_run("dense")
     assert main(["index", f"run={run}", f"corpus={corpus_folder / 'docs.csv'}"]) == 0
     folder = run / "indexes" / "docs"
-    assert json.loads((folder / "meta.json").read_text())["model"] == {"run": "../.."}
+    assert json.loads((folder / "meta.json").read_text())["model"] == {"run": "../..", "precision": "auto"}
     moved = tmp_path / "moved"
     run.rename(moved)
     try:

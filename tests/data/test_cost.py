@@ -34,7 +34,7 @@ BASE = parse_config({
 def tokens(lengths: list[int]) -> Tokens:
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     ids = np.arange(offsets[-1], dtype=np.int32) % 40 + 5
-    return Tokens(ids, offsets, np.array(lengths, dtype=np.int32), None)
+    return Tokens(ids, offsets, full_lengths=np.array(lengths, dtype=np.int32), segments=None)
 
 
 def test_the_share_by_hand() -> None:
@@ -58,8 +58,7 @@ def test_a_budget_holds_a_long_text_or_as_much_of_short_ones() -> None:
     per = [int(spent[batch].sum()) for batch in batches]
     assert max(per) <= 32768
     assert max(per) / min(per) < 1.2
-    of_long = [batch for batch in batches if lengths[batch[0]] == 8192]
-    assert all(sum(lengths[i] for i in batch) < 20_000 for batch in of_long)  # 32,768 by tokens alone
+    assert max(sum(lengths[i] == 8192 for i in batch) for batch in batches) <= 2  # 4 by tokens alone
 
 
 def test_windows_cost_what_a_window_costs() -> None:
@@ -74,14 +73,14 @@ def test_windows_cost_what_a_window_costs() -> None:
 def test_training_counts_costs_and_says_how_full_it_was() -> None:
     lengths = [40] * 6 + [9] * 10
     examples = TextExamples(tokens(lengths), torch.zeros(16))
-    data = DataModule({"train": examples}, 16, 64, seed=0, config=config())
+    data = DataModule({"train": examples}, 16, 80, seed=0, config=config())
     assert (data.costs >= lengths).all()
     assert (data.costs[:6] > 40).all()
     assert DataModule({"train": examples}, 16, 64, seed=0).costs.tolist() == lengths
     (step,) = list(data.train_dataloader())
-    assert max(int(data.costs[batch.index.numpy()].sum()) for batch in step) <= 64
+    assert max(int(data.costs[batch.index.numpy()].sum()) for batch in step) <= 80
     batches = [batch.index.numpy() for batch in step]
-    assert data.sampler.budget_use == pytest.approx(budget_use(data.costs, batches, 64))
+    assert data.sampler.budget_use == pytest.approx(budget_use(data.costs, batches, 80))
 
 
 def test_a_text_above_the_budget_fills_it() -> None:

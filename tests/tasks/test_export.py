@@ -22,8 +22,8 @@ from tasks.export import Exporter, ParityError, Rows, choose_formats, load_head,
 from tasks.export.formats import NEEDS
 from tasks.export.gate import check
 from tasks.export.padded import Padded, TorchModel, pad, unpad
-from tasks.export.rows import MIXED
 from tasks.export.quantise import write_int8
+from tasks.export.rows import MIXED
 from tasks.run import Run, save_run
 from tasks.text_schema import ClassificationSchema
 
@@ -170,7 +170,10 @@ def test_a_refused_export_leaves_nothing(modernbert: Rows, tmp_path: Path) -> No
 
 
 def test_int8_that_loses_too_much_names_the_layers(exporter: Exporter, tmp_path: Path) -> None:
-    with pytest.raises(ParityError, match=r"Layers responsible .*: ((attention|feed-forward in|feed-forward out) of layer \d|embeddings) \d+%") as caught:
+    with pytest.raises(
+        ParityError,
+        match=r"Layers responsible .*: (embeddings|[a-z -]+ of layer \d) \d+%",
+    ) as caught:
         write_int8(exporter.graph, tmp_path / "model.onnx", exporter.rows, max_metric_drop=-1.0)  # none wins so much
     assert "FAILED  f1_macro lost" in str(caught.value)
 
@@ -217,7 +220,8 @@ def test_padding_and_back() -> None:
 
 @pytest.mark.parametrize("asked", ["tflite", ["onnx", "coreml"], []])
 def test_other_formats_are_named(asked: str | list[str]) -> None:
-    with pytest.raises(ConfigError, match=r"transformers, sentence-transformers, onnx, onnx-int8, onnx-fp16, torch, openvino, head"):
+    names = "transformers, sentence-transformers, onnx, onnx-int8, onnx-fp16, torch, openvino, head"
+    with pytest.raises(ConfigError, match=names):
         choose_formats(asked)
 
 

@@ -23,7 +23,7 @@ MAX_LENGTH = 24
 
 
 def make_run(folder: Path, encoder: Path, **settings: object) -> Run:
-    """A saved run with random weights whose rows are those it answers rightly; a third of them are longer than it reads."""
+    """A saved run with random weights that answers its rows rightly; many are longer than it reads."""
     texts = [f"{'where is my good parcel again'[: 4 + i % 20]} {'map app ' * (i % 9) * (i % 3)}{i}" for i in range(48)]
     table = Table("rows", {"text": texts, "label": ["ab"[i % 2] for i in range(48)]}, list(range(48)), [])
     schema = ClassificationSchema.fit(table, {"text": "text", "label": "label"}, settings, MAX_LENGTH)

@@ -154,7 +154,9 @@ def test_whole_queries_are_taken(cross: Run, monkeypatch: pytest.MonkeyPatch) ->
     assert [asked.count(query) for query in dict.fromkeys(asked)] == [10, 10]
 
 
-def test_what_is_not_exported_says_so(dense: Run, cross: Run, tmp_path: Path, tiny_encoder: Callable[..., Path]) -> None:
+def test_what_is_not_exported_says_so(
+    dense: Run, cross: Run, tmp_path: Path, tiny_encoder: Callable[..., Path]
+) -> None:
     with pytest.raises(ConfigError, match="format=head is for logits"):
         require_fit(dense, "head")
     colbert = retrieval_run(tmp_path / "colbert", tiny_encoder("bert"), kind="multi_vector")
@@ -172,3 +174,15 @@ def test_rows_that_are_gone_are_asked_for(dense: Run, monkeypatch: pytest.Monkey
     monkeypatch.setitem(dense.info["data"]["test"], "source", "gone.jsonl")
     with pytest.raises(ConfigError, match=r"gone\.jsonl is not there\. Give some with data\.test="):
         Rows(dense)
+
+
+def test_the_best_window_of_a_document_counts(tmp_path: Path, tiny_encoder: Callable[..., Path]) -> None:
+    run = reranking_run(tmp_path / "run", tiny_encoder("roberta"), long="window", overlap=4)
+    object.__setattr__(run.schema, "max_length", 16)  # of 40 documents the longer ones then take several windows
+    rows = Rows(run)
+    assert max(batch.packed.batch_size for batch in rows.single) > 1
+    parity = Exporter(run, rows).export("transformers", tmp_path / "out")
+    assert parity.metric["run"] == parity.metric["export"] > 0
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "read in windows, each behind the whole query. The caller merges these by the highest of each logit." in card
+    assert 'truncation="only_second", stride=4' in card

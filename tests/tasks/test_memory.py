@@ -19,6 +19,7 @@ from modernbert import build_encoder, load_encoder, pack
 from modernbert.config import parse_config
 from modernbert.errors import BackendError, ConfigError
 from tasks.classification import Classification, ClassificationSchema
+from tasks.data.examples import Batch
 from tasks.data.module import DataModule
 from tasks.data.readers import Table
 from tasks.data.tokenise import load_tokenizer
@@ -27,6 +28,7 @@ from tasks.memory import (
     activation_bytes,
     free_bytes,
     is_out_of_memory,
+    is_starved,
     largest_micro_batch,
     recomputes,
     state_bytes,
@@ -81,7 +83,8 @@ def trainer(steps: int) -> L.Trainer:
 def train(folder: Path, room: int, steps: int = 1, budget: int = 4096, **options: Any) -> Tight:
     table = Table("rows.csv", {"text": TEXTS, "label": LABELS}, list(range(2, 8)), [])
     task_options = {key: options.pop(key) for key in ("long", "overlap") if key in options}
-    schema = ClassificationSchema.fit(table, {"text": "text", "label": "label"}, task_options, max_length=options.pop("max_length", 16))
+    columns, limit = {"text": "text", "label": "label"}, options.pop("max_length", 16)
+    schema = ClassificationSchema.fit(table, columns, task_options, max_length=limit)
     torch.manual_seed(3)
     encoder = load_encoder(folder, dropout=0.0)
     task = Tight(encoder, schema, Optim(lr=1.0, clip=None), head_dropout=0.0).train()
@@ -148,7 +151,7 @@ def test_what_fits_in_no_way_says_what_to_do(tiny_encoder: Callable[..., Path]) 
     folder = tiny_encoder("modernbert")
     with pytest.raises(BackendError, match=r"out of memory for \d+ tokens of one example.*data.max_length"):
         train(folder, 10, helps=False)
-    with pytest.raises(BackendError, match="trainer.checkpointing=on"):
+    with pytest.raises(BackendError, match=r"trainer\.checkpointing=on"):
         train(folder, 10, memory=Memory(allowed=False))
 
 
@@ -167,6 +170,17 @@ def test_out_of_memory_is_told_from_other_errors() -> None:
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory."))
     assert is_out_of_memory(MemoryError())
     assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+
+def test_a_failure_of_onednn_counts_where_memory_is_short() -> None:
+    config = encoder_of("modernbert", 64, 64, 2).config
+    error = RuntimeError("could not create a primitive")
+    small = Batch(pack([[1, 2, 3]]), None, torch.tensor([0]))
+    huge = type("Huge", (), {"packed": type("P", (), {"num_tokens": 10**12})()})()
+    assert not is_out_of_memory(error)
+    assert not is_starved(error, config, small)
+    assert not is_starved(error, config, None)
+    assert is_starved(error, config, huge) == (free_bytes(torch.device("cpu")) is not None)
 
 
 def test_another_process_that_saw_the_step_ends_it() -> None:
@@ -243,8 +257,8 @@ def test_the_estimate_is_what_autograd_keeps(family: str, hidden: int, inner: in
     estimate = activation_bytes(encoder.config, 512) * layers / (layers + 1)
     assert kept == pytest.approx(estimate, rel=0.05)
     encoder.gradient_checkpointing = True
-    assert activation_bytes(encoder.config, 512, recompute=True) > kept_bytes(encoder, 512)
-    assert activation_bytes(encoder.config, 512, recompute=True) < activation_bytes(encoder.config, 512)
+    vectors = 2 if family == "modernbert" else 1  # of D floats: what goes into a layer
+    assert kept_bytes(encoder, 512) < 512 * (layers + 3) * vectors * 4 * hidden
 
 
 def test_when_activations_are_computed_again() -> None:
@@ -316,7 +330,7 @@ def test_reranking_keeps_the_candidates_of_a_query_together(
     from tasks.reranking_schema import RerankingSchema
 
     found = []
-    for room in (10**9, 60):
+    for room in (10**9, 40):
         settings: dict[str, Any] = {"kind": kind, "loss": loss}
         schema = RerankingSchema.fit(table(), {}, settings, 60)
         torch.manual_seed(3)
