@@ -15,7 +15,7 @@ from app.compose import plain
 from app.progress import tracking
 from app.threads import use_threads
 from modernbert.errors import ConfigError, DataError
-from tasks.base import Hit
+from tasks.answers import Hit
 from tasks.data import readers
 from tasks.data.ranking.columns import QUERY, QUERY_ID
 from tasks.data.ranking.runs import write_run

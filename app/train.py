@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,27 +14,25 @@ from omegaconf import DictConfig, OmegaConf
 
 from app import console, origin, resume
 from app.build import build_task
-from app.checkpoints import FOLDER, checkpoints, last_good
+from app.checkpoint_files import FOLDER, checkpoints, last_good
 from app.compose import plain
 from app.doctor import Doctor
 from app.failures import OK, STOPPED, TRY_AGAIN
+from app.finish import finish
 from app.progress import tracking
 from app.rundir import new_run_dir
 from app.runtime import runs_on
 from app.signals import Signals, Stopped
-from app.summary import summarise
 from app.threads import use_threads
 from app.trainers import build_trainer, checkpoints_of
 from modernbert import weights
 from modernbert.config import read_config
-from modernbert.errors import BackendError
+from modernbert.errors import BackendError, ConfigError
 from tasks import memory, state
 from tasks import run as runs
 from tasks.base import Task
-from tasks.card import write_card
 from tasks.data.module import Checked, DataModule, DataSettings, Prepared, check, prepare
 from tasks.data.tokenise import load_tokenizer
-from tasks.evaluation import evaluate, learning_curves
 from tasks.numbers import Numbers
 from tasks.optim import Optim
 
@@ -83,7 +80,7 @@ def begin(cfg: DictConfig, base: Path, prepared: Prepared, model: Path | None) -
 
     Of several processes the first one does this; `Checkpoints` tells the others its folder.
     """
-    if rank_zero_only.rank != 0:
+    if not is_first():
         return Path(cfg.run_dir or "runs"), {}
     made = origin.find(cfg, base, prepared.tables)
     before = origin.read(model) if model else None
@@ -97,6 +94,11 @@ def begin(cfg: DictConfig, base: Path, prepared: Prepared, model: Path | None) -
     beside.replace(folder / "config.yaml")
     runs.write_json(folder / origin.FILE, made)
     return folder, made
+
+
+def is_first() -> bool:
+    """Whether this is the first process of the training, by what torchrun, SLURM or Lightning has told it."""
+    return int(getattr(rank_zero_only, "rank", None) or 0) == 0
 
 
 def create(cfg: DictConfig) -> Path:
@@ -195,7 +197,7 @@ def is_lost(error: RuntimeError) -> bool:
 
 def stopped(stop: Stopped, folder: Path) -> int:
     """Say what was kept; the exit status tells a scheduler to start the job again."""
-    if rank_zero_only.rank != 0:
+    if not is_first():
         return OK  # the first process speaks for all, and Lightning's kills the rest where one fails
     found = checkpoints(folder / FOLDER)
     where = f"after step {state.read_about(found[-1])['step']:,}" if found else "before the first checkpoint"
@@ -231,72 +233,11 @@ def tokenise(checked: Checked, base: Path, settings: DataSettings, doctor: Docto
 
 def new_task(cfg: DictConfig, base: Path, prepared: Prepared) -> Task:
     """The task with a pretrained encoder; what the checkpoint has of a head is taken over."""
-    encoder = weights.load_encoder(base, dropout=cfg.encoder.dropout)
+    encoder = weights.load_encoder(base, dropout=cfg.encoder.dropout).requires_grad_(not cfg.encoder.frozen)
     optim = Optim(**{key: value for key, value in plain(cfg.optim).items() if key not in ("name", "batch_size")})
     task = build_task(cfg, encoder=encoder, schema=prepared.schema, optim=optim)
     task.load_head(weights.read_tensors(base))
     task.read_modules(base)
+    if not any(parameter.requires_grad for parameter in task.parameters()):
+        raise ConfigError("encoder.frozen=true leaves nothing to learn: this task has no head of its own to train.")
     return task.train()
-
-
-def finish(
-    cfg: DictConfig,
-    folder: Path,
-    task: Task,
-    prepared: Prepared,
-    base: Path,
-    budget: int,
-    made: Mapping[str, Any],
-) -> None:
-    """Scores with intervals, the saved run, its card and the summary."""
-    reports = score(task, prepared, folder, budget)
-    facts = gather_facts(cfg, prepared, task, made)
-    runs.save_run(folder, task, base, task_settings(cfg), facts)
-    metrics = {split: report.compute() for split, report in reports.items()}
-    runs.write_json(folder / "metrics.json", metrics)
-    learning_curves(task, folder)
-    write_card(folder, task, facts, metrics)
-    # The saved model holds the best weights; checkpoints are for a training that was cut short.
-    shutil.rmtree(folder / FOLDER, ignore_errors=True)
-    console.out().print(console.summary(summarise(folder, task, facts, reports)))
-
-
-def score(task: Task, prepared: Prepared, folder: Path, budget: int) -> Mapping[str, Any]:
-    """Validation first (thresholds are fitted on it), then test; the last one leaves the tables and plots."""
-    reports: dict[str, Any] = {}
-    splits: list[str] = [split for split in ("validation", "test") if split in prepared.examples]
-    for split in splits or ["train"]:
-        table, examples = prepared.tables[split], prepared.examples[split]
-        with tracking(f"scoring {split}", len(table)) as advance:
-            reports[split] = evaluate(task, examples, table, split, folder, budget, advance)
-        if split == "validation" and task.fit(reports[split]):
-            # The fitted thresholds change the predictions, so they are written again.
-            reports[split] = evaluate(task, examples, table, split, folder, budget)
-    return reports
-
-
-def task_settings(cfg: DictConfig) -> dict[str, Any]:
-    return {key: value for key, value in plain(cfg.task).items() if key != "_target_"}
-
-
-def gather_facts(cfg: DictConfig, prepared: Prepared, task: Task, made: Mapping[str, Any]) -> dict[str, Any]:
-    """Where everything came from, for task.json and the card."""
-    hashes = {file["source"]: {"sha256": file["sha256"]} for file in made["files"].values()}
-    data = {
-        split: {"source": table.source, "rows": len(table)} | hashes.get(table.source, {})
-        for split, table in prepared.tables.items()
-    }
-    training = {key: round(value, 2) if isinstance(value, float) else value for key, value in made["training"].items()}
-    return {
-        "encoder": {
-            "source": cfg.encoder.source,
-            "revision": cfg.encoder.revision,
-            "sha256": made["base"],
-            "parameters": sum(p.numel() for p in task.encoder.parameters()),
-        },
-        "data": data,
-        "seed": cfg.seed,
-        "packages": made["packages"],
-        "git": made["git"],
-        "training": training | {"steps_left_out": task.numbers.skipped},
-    }

@@ -1,4 +1,4 @@
-"""What every task shares: a step of packed micro-batches, optimiser groups, metrics; and the output types.
+"""What every task shares: a step of packed micro-batches, optimiser groups, metrics.
 
 T tokens, B sequences, D hidden size.
 """
@@ -27,36 +27,6 @@ from tasks.metrics import WorstErrors
 from tasks.numbers import Numbers
 from tasks.optim import Optim, build_optimizer, parameter_groups, schedule, word_table
 from tasks.row_adamw import RowAdamW, clip_grad_norm
-
-
-@dataclass(frozen=True)
-class Label:
-    """What a text is: the chosen label or labels, or a value; `scores` has every label's probability."""
-
-    labels: tuple[str, ...]
-    scores: Mapping[str, float]
-    value: float | None = None
-    cut: bool = False
-
-
-@dataclass(frozen=True)
-class Span:
-    """An entity: characters [start, end) of the text as given."""
-
-    start: int
-    end: int
-    label: str
-    text: str
-    score: float
-
-
-@dataclass(frozen=True)
-class Hit:
-    """A document found for a query."""
-
-    id: str
-    text: str
-    score: float
 
 
 @dataclass
@@ -286,7 +256,8 @@ class Task(L.LightningModule):
         """Whether loss and gradient are numbers; if not, what `numbers` is set to happens, before the weights move."""
         if self.scaler is not None and math.isfinite(float(loss)) and self.scaler.get_scale() > 1:
             return True  # a scale too large for fp16 is ordinary: the scaler leaves the step out and halves it
-        return self.numbers.sound(self, step, self.trainer.global_step, float(loss), float(norm))
+        done = self.trainer.fit_loop.epoch_loop.batch_progress.total.completed  # steps left out count too
+        return self.numbers.sound(self, step, done, float(loss), float(norm))
 
     def configure_optimizers(self) -> Any:
         if self.optim is None:

@@ -16,7 +16,8 @@ from modernbert.errors import ConfigError
 from modernbert.packing import Packed
 from modernbert.weights import Encoder
 from tasks import losses, metrics, plots
-from tasks.base import Label, Task
+from tasks.answers import Label
+from tasks.base import Task
 from tasks.data.examples import Batch
 from tasks.data.windows import Merging
 from tasks.data.writers import open_writer

@@ -16,7 +16,8 @@ from torch import Tensor
 from modernbert.packing import Packed
 from modernbert.weights import Encoder
 from tasks import losses, metrics, ner_tables, plots
-from tasks.base import Span, Task
+from tasks.answers import Span
+from tasks.base import Task
 from tasks.crf import CRF, penalty, viterbi
 from tasks.data.readers import Table
 from tasks.data.writers import open_writer, with_columns

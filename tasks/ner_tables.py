@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from tasks.base import Span
+from tasks.answers import Span
 from tasks.data.readers import Table
 from tasks.metrics import WorstErrors
 from tasks.spans import Pairs, Spans

@@ -102,7 +102,7 @@ class Numbers:
         examples = [int(i) for batch in step for i in batch.index]
         rows = None if self.rows is None else [int(self.rows[i]) for i in examples]
         about = {"step": number, "loss": loss, "norm": norm, "source": self.source, "rows": rows, "guilty": guilty}
-        held = {"batches": [state.as_tensors(batch) for batch in step]}
+        held: dict[str, Any] = {"batches": [state.as_tensors(batch) for batch in step]}
         held |= {"weights": dict(task.state_dict())} if weights else {}
         path = self.folder / f"step-{number:08d}{f'-rank{task.global_rank}' if task.global_rank else ''}{state.SUFFIX}"
         try:

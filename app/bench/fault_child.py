@@ -82,8 +82,12 @@ class Fault:
                 self.strike()
             return digest(path)
 
-        Task.training_step, Task.validation_step = training_step, validation_step  # type: ignore[method-assign]
-        Task.backward_step = backward_step  # type: ignore[method-assign]
+        for name, function in (
+            ("training_step", training_step),
+            ("validation_step", validation_step),
+            ("backward_step", backward_step),
+        ):
+            setattr(Task, name, function)
         state._digest = digest_of
 
     def note(self, step: int, examples: list[int]) -> None:

@@ -24,7 +24,7 @@ from app import console
 from app.bench import report
 from app.bench.fault_child import Fault
 from app.bench.train_suite import overrides
-from app.checkpoints import FOLDER, checkpoints
+from app.checkpoint_files import FOLDER, checkpoints
 from app.compose import plain
 from app.failures import FAILED, OK, STOPPED, TRY_AGAIN
 from modernbert.errors import ConfigError, ModernBertError
@@ -70,9 +70,8 @@ def main(cfg: DictConfig) -> int:
     if not isinstance(config["times"], int) or config["times"] < 1:
         raise ConfigError(f"times={config['times']}: allowed is 1 or more.")
     report.check_target(config["json"])
-    words = overrides({key: value for key, value in config.items() if key not in OWN_KEYS}) + [
-        f"trainer.checkpoint_every={EVERY}"
-    ]
+    settings = {key: value for key, value in config.items() if key not in OWN_KEYS}
+    words = [*overrides(settings), f"trainer.checkpoint_every={EVERY}"]
     rows = []
     with tempfile.TemporaryDirectory(prefix="modernbert-faults-") as folder:
         for name in config["faults"]:

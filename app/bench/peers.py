@@ -25,6 +25,7 @@ ALIKE: dict[str, tuple[Any, ...]] = {
     "optim.schedule": ("linear", "cosine"),
     "optim.layer_decay": (1.0,),
     "encoder.dropout": (None,),
+    "encoder.frozen": (False,),
     "trainer.devices": (1,),
     "trainer.strategy": ("auto",),
     "trainer.precision": ("auto", 32, "32", "bf16-mixed"),

@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 
 from app import cli, resume
 from app import evaluate as evaluation
+from app import finish
 from app import train as training
 from app.circle.stages import Stages, Unfinished, remove
 from app.compose import compose, plain
@@ -183,8 +184,8 @@ def save_untrained(cfg: DictConfig, place: Path, kind: Literal["tuples", "scored
     L.seed_everything(cfg.seed, verbose=False)  # of the weights of a projection
     task = training.new_task(cfg, base, prepared)
     made = find(cfg, base, {}) | {"training": {}}
-    facts = training.gather_facts(cfg, prepared, task, made)
-    runs.save_run(place, task, base, training.task_settings(cfg), facts)
+    facts = finish.gather_facts(cfg, prepared, task, made)
+    runs.save_run(place, task, base, finish.task_settings(cfg), facts)
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

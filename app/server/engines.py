@@ -12,7 +12,7 @@ from typing import Any
 
 from app.server.batcher import Batcher
 from modernbert.errors import DataError
-from tasks.base import Span
+from tasks.answers import Span
 from tasks.data.ranking.groups import number_queries
 from tasks.data.readers import Table
 from tasks.embedding import Embedder

@@ -8,7 +8,7 @@ from app.server.context import Context, Served
 from app.server.engines import QueuedRun
 from app.threads import use_threads
 from modernbert.errors import ConfigError
-from tasks.base import Label, Span
+from tasks.answers import Label, Span
 from tasks.data.module import AUTO_TOKENS
 from tasks.embedding import Embedder
 from tasks.outputs import output_type

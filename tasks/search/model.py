@@ -25,11 +25,11 @@ def open_embedder(
     if run is not None and given:
         raise ConfigError(f"run={run} and encoder.{next(iter(given))}: a run brings its encoder; give one of the two.")
     if run is not None:
-        found = {"run": str(Path(run).resolve()), "precision": precision}
-        return embedder_of_run(run, device, precision), found
+        return embedder_of_run(run, device, precision), {"run": str(Path(run).resolve()), "precision": precision}
     if "source" not in given:
         raise ConfigError("which model? Give run=<folder of a retrieval run> or encoder.source=<folder or hub name>.")
-    return Embedder.from_encoder(**given, device=device, precision=precision), {"encoder": given, "precision": precision}
+    found = {"encoder": given, "precision": precision}
+    return Embedder.from_encoder(**given, device=device, precision=precision), found
 
 
 def embedder_of_run(folder: str, device: str, precision: str = "auto") -> Embedder:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from modernbert.errors import ConfigError
-from tasks.base import Hit
+from tasks.answers import Hit
 from tasks.data.readers import Table
 from tasks.run import Run
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from modernbert.errors import ConfigError
-from tasks.base import Hit
+from tasks.answers import Hit
 from tasks.embedding import Embedder
 from tasks.search.fuse import Ranking, fuse
 from tasks.search.index import Index

@@ -15,7 +15,7 @@ import torch
 from search_runs import WORDS, read_csv, write_csv
 
 from app.cli import main
-from tasks.base import Span
+from tasks.answers import Span
 from tasks.comparison import compare, write_queries
 from tasks.data.entities import TagSet
 from tasks.data.readers import Table

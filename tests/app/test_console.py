@@ -17,7 +17,7 @@ from app.build import build_task
 from app.console import Confusion, Score, Summary, summary
 from app.rundir import data_name, new_run_dir
 from modernbert.errors import ConfigError
-from tasks.base import Label
+from tasks.answers import Label
 
 SUMMARY = Summary(
     title="classification: multiclass, 3 labels",
@@ -112,7 +112,7 @@ def test_data_name(source: str, name: str) -> None:
 def test_build_task_passes_parts_through_unchanged() -> None:
     part = Label(("b",), {"b": 1.0})
     cfg = OmegaConf.create(
-        {"task": {"_target_": "tasks.base.Label", "name": "x", "labels": ["a"], "scores": {"a": 1.0}}}
+        {"task": {"_target_": "tasks.answers.Label", "name": "x", "labels": ["a"], "scores": {"a": 1.0}}}
     )
     built = build_task(cfg, value=part)
     assert built == Label(["a"], {"a": 1.0}, part)

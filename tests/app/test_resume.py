@@ -1,4 +1,4 @@
-"""A training that was cut short and resumed gives what an undisturbed one gives: weights bit for bit, scores, curves."""
+"""A training that was cut short and resumed gives what an undisturbed one does: weights bit for bit, scores, curves."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_scoring_that_was_cut_short_does_not_train_again(
         more = f"data.validation_share={share}"
         assert strike.run([*line, more, f"run_dir={whole}"]) == OK
         with monkeypatch.context() as patched:
-            patched.setattr("app.train.score", lambda *args: os.kill(os.getpid(), signal.SIGTERM))
+            patched.setattr("app.finish.score", lambda *args: os.kill(os.getpid(), signal.SIGTERM))
             assert strike.run([*line, more, f"run_dir={run}"]) == TRY_AGAIN
         assert strike.run(["train", f"resume={run}"]) == OK
         assert strike.steps == 0

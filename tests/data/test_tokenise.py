@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from modernbert.errors import ConfigError, DataError, EncoderError
 from tasks.data.encode import CHUNK_TEXTS
-from tasks.data.tokenise import Tokens, load_tokenizer, tokenise, tokenise_windows
+from tasks.data.tokenise import Tokens, load_tokenizer, tokenise
 
 ODD = ["", " ", "[SEP] is a word here", "nul \0 inside", "日本語 ☃ 😀 é", "a" * 700, "word " * 90]
 

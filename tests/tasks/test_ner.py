@@ -16,7 +16,7 @@ from transformers import AutoModelForTokenClassification
 from modernbert import weights
 from modernbert.errors import ConfigError
 from modernbert.packing import unpack
-from tasks.base import Span
+from tasks.answers import Span
 from tasks.data.entities import TagSet
 from tasks.data.readers import Table
 from tasks.data.tokenise import load_tokenizer

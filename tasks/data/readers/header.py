@@ -33,8 +33,8 @@ def check_width(source: str, columns: int) -> None:
     """DataError for more columns than a table of texts and labels has."""
     if columns > MOST_COLUMNS:
         raise DataError(
-            f"{source} has {columns:,} columns, at most {MOST_COLUMNS:,} are read: is the header a line of data, or the "
-            "separator another one?"
+            f"{source} has {columns:,} columns, at most {MOST_COLUMNS:,} are read: is the header a line of data, or "
+            "the separator another one?"
         )
 
 
