@@ -87,7 +87,7 @@ def parse_config(raw: dict[str, Any], source: str = "config.json") -> EncoderCon
     """The architecture of a config.json already read; `source` names it in errors. Raises as `read_config`."""
     fields = _Fields(raw, source)
     model_type = raw.get("model_type")
-    if model_type not in FAMILIES:
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise EncoderError(
             f"{source}: model_type={model_type!r} is not implemented; this encoder runs {', '.join(FAMILIES)}"
         )
@@ -95,6 +95,11 @@ def parse_config(raw: dict[str, Any], source: str = "config.json") -> EncoderCon
     config = _modernbert(fields) if model_type == "modernbert" else _bert(fields, FAMILIES[model_type])
     _check_sizes(config, fields)
     return config
+
+
+#: A configuration from a stranger must not keep us busy before its tensors are found not to fit: no size of an
+#: encoder comes near the first, no encoder has a tenth of the second.
+LARGEST, MOST_LAYERS = 1 << 24, 1000
 
 
 class _Fields:
@@ -108,7 +113,8 @@ class _Fields:
         value = default if value is None else value
         if value is None:
             raise EncoderError(f"{self.source}: the field {name} is missing")
-        if isinstance(value, bool) or not isinstance(value, int | float) or kind(value) != value:
+        known = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
+        if not known or kind(value) != value:
             raise EncoderError(f"{self.source}: {name}={value!r} must be {'an integer' if kind is int else 'a number'}")
         return kind(value)
 
@@ -271,6 +277,10 @@ def _check_sizes(config: EncoderConfig, fields: _Fields) -> None:
     ):
         if getattr(config, name) < 1:
             raise EncoderError(f"{fields.source}: {name}={getattr(config, name)} must be at least 1")
+    if config.type_vocab_size < 0:
+        raise EncoderError(f"{fields.source}: type_vocab_size={config.type_vocab_size} must be at least 0")
+    if config.num_layers > MOST_LAYERS:
+        raise EncoderError(f"{fields.source}: num_layers={config.num_layers} must be at most {MOST_LAYERS}")
     for name in ("embedding_dropout", "attention_dropout", "mlp_dropout"):
         if not 0.0 <= getattr(config, name) < 1.0:
             raise EncoderError(f"{fields.source}: {name}={getattr(config, name)} must be in [0, 1)")
@@ -283,3 +293,6 @@ def _check_sizes(config: EncoderConfig, fields: _Fields) -> None:
         raise EncoderError(f"{fields.source}: a head of {config.head_dim} features is odd: rotary positions need pairs")
     fields.require("head_dim", (config.head_dim, None))
     fields.require("num_key_value_heads", (config.num_heads, None))
+    pad = config.pad_token_id
+    if pad is not None and not -config.vocab_size <= pad < config.vocab_size:
+        raise EncoderError(f"{fields.source}: pad_token_id={pad} is none of {config.vocab_size} tokens")

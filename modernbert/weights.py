@@ -142,7 +142,7 @@ def _shards(folder: Path) -> list[str]:
         raise EncoderError(f"{folder / INDEX} is no index of shards: {error!r}") from error
     for name in names:
         # A name from a file must not lead out of the folder, and never to a pickle.
-        if Path(name).name != name or not name.endswith(".safetensors"):
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
             raise EncoderError(f"{folder / INDEX} names {name!r}; a shard is a .safetensors file of the same folder")
         if not (folder / name).is_file():
             raise EncoderError(f"{folder} lacks the shard {name} that its index names; download it again")

@@ -9,6 +9,7 @@ import importlib.metadata
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,13 +61,15 @@ class Run:
         """
         path = Path(folder)
         info = read_info(path)
-        target = task_class(info["target"])
-        schema = target.schema_type.from_json(info["schema"])
         encoder = weights.load_encoder(path / "model")
-        task = target(encoder=encoder, schema=schema, optim=None, **info["settings"])
+        with described_by(path):
+            target = task_class(info["target"])
+            schema = target.schema_type.from_json(info["schema"])
+            task = target(encoder=encoder, schema=schema, optim=None, **info["settings"])
         task.load_head(weights.read_tensors(path / "model"), strict=True)
         task.read_modules(path / "model", strict=True)
-        task.restore(info["fitted"])
+        with described_by(path):
+            task.restore(info["fitted"])
         place(task, device, precision)
         return cls(path, task, load_tokenizer(path / "model"), info)
 
@@ -200,10 +203,23 @@ def read_info(folder: Path) -> dict[str, Any]:
         known = f" Saved runs here: {', '.join(near)}." if near else ""
         what = "has no task.json, so it is not a saved run" if folder.is_dir() else "does not exist"
         raise ConfigError(f"run={folder} {what}: give the folder that `modernbert train` printed.{known}")
-    info = json.loads((folder / "task.json").read_text(encoding="utf-8"))
-    if info.get("format", 0) > FORMAT:
+    with described_by(folder):
+        info: dict[str, Any] = json.loads((folder / "task.json").read_text(encoding="utf-8"))
+        newer = info.get("format", 0) > FORMAT
+    if newer:
         raise ConfigError(f"run={folder} was written by a newer modernbert (format {info['format']}): upgrade first.")
     return info
+
+
+@contextmanager
+def described_by(folder: Path) -> Iterator[None]:
+    """What is read of task.json inside: a run may come from a stranger, or from an hour of a full disk."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise ConfigError(
+            f"run={folder}: task.json is damaged, or of another version ({type(error).__name__}: {error})."
+        ) from error
 
 
 def task_class(target: str) -> Any:
@@ -211,7 +227,10 @@ def task_class(target: str) -> Any:
     module, _, name = target.rpartition(".")
     if not module.startswith("tasks."):
         raise ConfigError(f"A run may only name a class in the package tasks, this one names {target!r}.")
-    found = getattr(importlib.import_module(module), name, None)
+    try:
+        found = getattr(importlib.import_module(module), name, None)
+    except ModuleNotFoundError:
+        found = None
     if not (isinstance(found, type) and issubclass(found, Task)):
         raise ConfigError(f"{target!r} is not a task of this version.")
     return found

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -19,6 +19,7 @@ from tasks.run import Run
 from tasks.scoring import Scoring
 from ui import markup
 from ui.messages import as_message
+from ui.tab import State, Tab
 
 #: What the readers take; a browser offers these files alone.
 FILES = [".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".gz", ".parquet", ".xlsx", ".xlsm"]
@@ -34,45 +35,43 @@ CELL = 120
 PROGRESS = gr.Progress()
 
 
-class FileTab:
-    """Scores uploaded files with a run.
+class FileTab(Tab):
+    """Scores uploaded files with a run."""
 
-    Args:
-        lock: held while the model computes; the tabs share the machine.
-    """
+    title = "Score a file"
 
-    def __init__(self, run: Run, lock: threading.Lock) -> None:
-        self.run, self.lock = run, lock
-        used = run.schema.columns
-        self.roles = [role for role in run.schema.roles if role.for_prediction and used.get(role.name)]
+    def state(self, run: Run) -> State:
+        roles = roles_of(run)
+        return {
+            "upload": {"value": None},
+            "first": {"visible": False, "value": None, **described(roles, 0)},
+            "second": {"visible": False, "value": None, **described(roles, 1)},
+            "done": {"value": ""},
+            "result": {"value": None, "visible": False},
+        }
 
-    def build(self) -> None:
-        """The components and their events, where the page stands."""
+    def compose(self, chosen: gr.Dropdown) -> None:
         gr.Markdown(
             "Upload a table (CSV, TSV, JSONL, Excel or Parquet) with one text a row. "
             "You get it back with all its columns and the predictions beside them."
         )
-        upload = gr.File(label="Table", file_types=FILES, height=140)
+        upload = self.part("upload", gr.File, label="Table", file_types=FILES, height=140)
         about = gr.Markdown()
         preview = gr.HTML(visible=False, apply_default_css=False)
-        columns = [
-            # A value that is not among the choices gets our message, not Gradio's.
-            gr.Dropdown(
-                [], label=f"Column of the {spoken(role)}", info=role.help, visible=False, allow_custom_value=True
-            )
-            for role in self.roles
-        ]
+        # A value that is not among the choices gets our message, not Gradio's.
+        box: dict[str, Any] = {"choices": [], "value": None, "visible": False, "allow_custom_value": True}
+        columns = [self.part(name, gr.Dropdown, **box) for name in ("first", "second")]
         with gr.Row():
             start = gr.Button("Score the file", variant="primary", interactive=False)
             stop = gr.Button("Stop", visible=False, variant="stop")
-        done = gr.Markdown(elem_id="batch-done")
-        result = gr.File(label="Scored table", interactive=False, visible=False)
+        done = self.part("done", gr.Markdown, elem_id="batch-done")
+        result = self.part("result", gr.File, label="Scored table", interactive=False, visible=False)
 
         seen = [about, preview, start, done, result, *columns]
-        looking = upload.change(self.look, upload, seen, api_name="columns", show_progress="minimal")
-        looking.failure(lambda: self.look(None), None, seen, api_visibility="private")
+        looking = upload.change(self.look, [upload, chosen], seen, api_name="columns", show_progress="minimal")
+        looking.failure(self.nothing, None, seen, api_visibility="private")
         scoring = start.click(
-            self.score, [upload, *columns], [done, result, stop], api_name="score", show_progress_on=done
+            self.score, [upload, *columns, chosen], [done, result, stop], api_name="score", show_progress_on=done
         )
         scoring.failure(lambda: gr.update(visible=False), None, stop, api_visibility="private")
         stop.click(self.stopped, None, [done, stop], cancels=[scoring], api_visibility="private")
@@ -81,62 +80,112 @@ class FileTab:
     def stopped() -> tuple[str, Any]:
         return "Stopped; nothing was kept.", gr.update(visible=False)
 
-    def look(self, upload: str | None) -> list[Any]:
+    @staticmethod
+    def nothing() -> list[Any]:
+        """How the tab looks without a file."""
+        hidden = [gr.update(choices=[], value=None, visible=False)] * 2
+        blank = [gr.update(value=""), gr.update(value=None, visible=False)]
+        return ["", gr.update(value=None, visible=False), gr.update(interactive=False), *blank, *hidden]
+
+    def look(self, upload: str | None, name: str) -> list[Any]:
         """What an uploaded file has: notes, first rows, its columns to choose from, the likely one chosen."""
-        cleared = [gr.update(value=""), gr.update(value=None, visible=False)]
         if upload is None:
-            hidden = [gr.update(choices=[], value=None, visible=False) for _ in self.roles]
-            return ["", gr.update(value=None, visible=False), gr.update(interactive=False), *cleared, *hidden]
+            return self.nothing()
         path = Path(upload)
         with as_message(path):
+            run = self.shelf.get(name)
             table = next(readers.stream(upload, GUESSED))
-        guessed = self.guess(table)
-        total = readers.count(upload)
+        roles, total = roles_of(run), readers.count(upload)
+        guessed = guess(run, roles, table)
         notes = [counted(total, "row") if total is not None else "", *table.notes]
         choices = [
-            gr.update(choices=list(table.columns), value=guessed.get(role.name), visible=True) for role in self.roles
+            gr.update(choices=list(table.columns), value=guessed.get(role.name), visible=True) for role in roles
         ]
         return [
             ", ".join(filter(None, notes)),
             gr.update(value=preview_of(table), visible=True),
             gr.update(interactive=True),
-            *cleared,
+            gr.update(value=""),
+            gr.update(value=None, visible=False),
             *choices,
+            *[gr.update(value=None, visible=False)] * (2 - len(roles)),
         ]
 
-    def guess(self, table: Table) -> dict[str, str]:
-        """Role -> column: that of training where the file has it, else a likely one; missing where unclear."""
-        own = {role.name: self.run.schema.columns[role.name] for role in self.roles}
-        given = {name: column for name, column in own.items() if column in table.columns}
-        try:
-            return map_columns(table, self.roles, given, predict=True)[0]
-        except ConfigError:
-            return given  # the person chooses the others
-
-    def score(self, upload: str | None, *chosen: str | None, progress: gr.Progress = PROGRESS) -> Iterator[Any]:
+    def score(
+        self,
+        upload: str | None,
+        first: str | None = None,
+        second: str | None = None,
+        name: str | None = None,
+        progress: gr.Progress = PROGRESS,
+    ) -> Iterator[Any]:
         """The file with predictions: rows in order, every column kept.
 
         Gradio stops a generator between two of its values; what was written is then removed.
         """
         path = Path(upload or "")
         with as_message(path), tempfile.TemporaryDirectory(prefix="modernbert-") as folder:
+            run = self.shelf.get(name)
             if upload is None:
                 raise DataError("There is no table yet: upload one.")
-            given = dict(zip((role.name for role in self.roles), chosen, strict=True))
-            for role in self.roles:
-                if not given[role.name]:
-                    raise DataError(f"Choose the column of the {spoken(role)} ({role.help}).")
+            given = chosen_columns(roles_of(run), (first, second))
             target = Path(folder) / result_name(path)
-            scoring = Scoring(self.run, self.lock)
+            scoring = Scoring(run, self.shelf.lock)
             total = readers.count(upload)
             # Closed, so that the writer ends before its folder goes.
-            with closing(scoring.write(readers.stream(upload, CHUNK), target, given)) as steps:
+            with closing(scoring.write(tables_of(run, upload, given), target, given)) as steps:
                 for _ in steps:
                     progress((scoring.rows, total), desc="Scoring", unit="rows")
                     so_far = f"{counted(scoring.rows, 'row')} scored …"
                     yield so_far, gr.update(value=None, visible=False), gr.update(visible=True)
             # Gradio copies the file into its cache before it asks for the next value; then the folder goes.
             yield in_words(scoring), gr.update(value=str(target), visible=True), gr.update(visible=False)
+
+
+def roles_of(run: Run) -> list[Role]:
+    """The roles that a file to score has columns for: at most two.
+
+    A ranking may be of pairs; only retrieval also takes queries alone.
+    """
+    if run.task.ranks:
+        roles = [role for role in run.schema.roles if role.name in ("query", "document", "positive")]
+        return [dataclasses.replace(r, for_prediction=True, required=r.name != "positive") for r in roles]
+    return [role for role in run.schema.roles if role.for_prediction and run.schema.columns.get(role.name)]
+
+
+def described(roles: list[Role], number: int) -> dict[str, Any]:
+    """What the chooser of a role's column says."""
+    if number >= len(roles):
+        return {"label": "Column", "info": None}
+    return {"label": f"Column of the {spoken(roles[number])}", "info": roles[number].help}
+
+
+def guess(run: Run, roles: list[Role], table: Table) -> dict[str, str]:
+    """Role -> column: that of training where the file has it, else a likely one; missing where unclear."""
+    own = {role.name: run.schema.columns.get(role.name, role.name) for role in roles}
+    given = {name: column for name, column in own.items() if column in table.columns}
+    try:
+        return map_columns(table, roles, given, predict=True)[0]
+    except ConfigError:
+        return given  # the person chooses the others
+
+
+def chosen_columns(roles: list[Role], columns: tuple[str | None, ...]) -> dict[str, Any]:
+    """Role -> column, False where an optional one is left out.
+
+    Raises:
+        DataError: a column that is needed was not chosen.
+    """
+    given: dict[str, Any] = {role.name: column or False for role, column in zip(roles, columns, strict=False)}
+    for role in roles:
+        if role.required and not given[role.name]:
+            raise DataError(f"Choose the column of the {spoken(role)} ({role.help}).")
+    return given
+
+
+def tables_of(run: Run, source: str, given: dict[str, Any]) -> Iterator[Table]:
+    """The rows in pieces. Files of rankings have layouts of their own, which the schema knows."""
+    return run.schema.stream(source, given, CHUNK)[1] if run.task.ranks else readers.stream(source, CHUNK)
 
 
 def in_words(scoring: Scoring) -> str:

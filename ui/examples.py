@@ -10,15 +10,17 @@ from collections.abc import Callable, Mapping
 from itertools import chain, islice, zip_longest
 from pathlib import Path
 
-from tasks.base import Span
+from tasks.answers import Span
 from tasks.data.readers.delimited import CELL_LIMIT
+from tasks.outputs import output_type
 from tasks.run import Run, has_text
-from ui.renderers import output_type
 
 #: How many texts, and the longest (in characters); Gradio writes the first WHOLE characters on a button.
 MOST, LONGEST, WHOLE = 6, 120, 60
 #: Rows looked at.
 ROWS = 1000
+#: Documents of an example of a list, at least and at most.
+SHORTEST_LIST, LONGEST_LIST = 2, 12
 
 
 def own_rows(path: Path, most: int = ROWS) -> list[dict[str, str]]:
@@ -56,3 +58,21 @@ def reader_of(run: Run) -> Callable[[Mapping[str, str]], str]:
         return ", ".join(sorted({span["label"] for span in json.loads(cell or "[]")})) if spans else cell
 
     return answer
+
+
+def queries_of(run: Run) -> list[str]:
+    """A few short queries that the run was measured with."""
+    queries = dict.fromkeys(row.get("query", "").strip() for row in own_rows(run.folder / "predictions.csv"))
+    short = (query for query in queries if 0 < len(query) <= LONGEST)
+    return sorted(short, key=lambda query: len(query) > WHOLE)[:MOST]
+
+
+def lists_of(run: Run) -> list[tuple[str, list[str]]]:
+    """A few queries that the run was measured with, each with its candidates, a line each."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for row in own_rows(run.folder / "predictions.csv"):
+        query, document = row.get("query", "").strip(), " ".join(row.get("document", "").split())
+        if 0 < len(query) <= LONGEST and document:
+            found[query].append(document)
+    lists = [(query, documents[:LONGEST_LIST]) for query, documents in found.items()]
+    return [(query, documents) for query, documents in lists if len(documents) >= SHORTEST_LIST][:MOST]

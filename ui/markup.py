@@ -47,6 +47,50 @@ footer .divider { display: none !important; }
 /* Copied text is the text as given. */
 .answer mark .type { margin-inline-start: 0.4em; font-size: 0.75em; font-weight: 600; user-select: none; }
 
+.answer .answer { padding: 0; }
+.answer .verdict.small { font-size: 1.15rem; }
+/* Words that spoke for an answer, and against: by colour and by line. */
+.answer mark.for { --tone: #56b4e9; --line: solid; }
+.answer mark.against { --tone: #e69f00; --line: dashed; }
+.answer mark.for, .answer mark.against { padding: 0.1rem 0; color: var(--body-text-color);
+  background: color-mix(in srgb, var(--tone) calc(var(--strength) * 50%), transparent);
+  border-bottom-color: color-mix(in srgb, var(--tone) calc(25% + var(--strength) * 75%), transparent); }
+
+.answer .sides { display: grid; gap: 1rem 1.5rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(18rem, 100%), 1fr)); }
+.answer .sides section { min-width: 0; display: flex; flex-direction: column; gap: 0.75rem; }
+.answer h3 { margin: 0; font-size: 1rem; font-weight: 600; overflow-wrap: anywhere; }
+.answer ol.hits { list-style: none; margin: 0; padding: 0; display: flex; flex-direction: column; }
+.answer ol.hits > li { display: block; padding: 0.75rem 0; border-top: 1px solid var(--border-color-primary); }
+.answer ol.hits > li:first-child { border-top: 0; padding-top: 0; }
+.answer .head { display: flex; flex-wrap: wrap; align-items: baseline; gap: 0 0.75rem; }
+.answer .head .rank { font-weight: 600; min-width: 1.5rem; font-variant-numeric: tabular-nums; }
+.answer .head .name { color: var(--body-text-color-subdued); overflow-wrap: anywhere; }
+.answer .head .share { margin-inline-start: auto; font-variant-numeric: tabular-nums; }
+.answer .head .moved { font-size: 0.85rem; }
+.answer .head .up { font-weight: 600; }
+.answer .hits .track { display: block; margin: 0.25rem 0; height: 0.4rem; }
+.answer .hits .fill { background: var(--color-accent); }
+.answer .hits p { margin-top: 0.25rem; white-space: pre-line; }
+.answer .hits details { margin-top: 0.4rem; font-size: 0.9rem; }
+.answer mark.passage { --tone: #e69f00; --line: solid; padding: 0; border-bottom-width: 2px; }
+.answer .warm { border-radius: 0.2rem;
+  background: color-mix(in srgb, #56b4e9 calc(var(--strength) * 55%), transparent); }
+/* Warm words inside the passage keep their own colour. */
+.answer mark.passage:has(.warm) { background: transparent; }
+
+.answer .notes { gap: 0.25rem; color: var(--body-text-color-subdued); }
+.answer .notes li { display: block; }
+.answer pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: 0.5rem 0 0; font-size: 0.85rem; }
+.answer .panels { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(16rem, 100%), 1fr)); }
+.answer figure { margin: 0; min-width: 0; }
+.answer figcaption { font-size: 0.9rem; }
+.answer svg { display: block; width: 100%; height: auto; max-width: 30rem; }
+.answer svg polyline { fill: none; stroke: var(--color-accent); stroke-width: 2; }
+.answer svg circle { fill: var(--color-accent); }
+.answer svg .axis { stroke: var(--border-color-primary); }
+.answer svg text { fill: var(--body-text-color-subdued); font-size: 11px; }
+
 .rows { overflow: auto; max-height: 30rem; border: 1px solid var(--border-color-primary);
   border-radius: var(--block-radius); }
 .rows table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
@@ -91,3 +135,8 @@ def table(label: str, headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
 def cell(value: Any) -> str:
     text = "" if value is None else str(value)
     return f"<td{' class=long' if len(text) >= LONG else ''}>{escape(text)}</td>"
+
+
+def percent(share: float) -> str:
+    """0.934 -> 93.4%."""
+    return f"{100 * share:.1f}%"

@@ -1,60 +1,111 @@
-"""The page over a saved run: built from its folder alone, served on one port, nothing fetched elsewhere."""
+"""The page over saved runs: built from their folders alone, served on one port, nothing fetched elsewhere."""
 
 from __future__ import annotations
 
-import errno
-import socket
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import gradio as gr
 
-from modernbert.errors import ConfigError, DataError
-from tasks.run import Run, has_text
-from ui import run_tab
+from tasks.run import Run
 from ui.batch import FileTab
-from ui.examples import examples_of
+from ui.compare_tab import CompareTab
 from ui.markup import STYLE
 from ui.messages import as_message
-from ui.renderers import renderer_of
+from ui.ports import address, require_port
+from ui.rank_tab import RankTab
+from ui.renderers import require_shown
+from ui.run_tab import RunTab
+from ui.search_tab import SearchTab
+from ui.shelf import Shelf
+from ui.tab import Tab
+from ui.text_tab import TextTab
+from ui.train_tab import TrainTab
+from ui.training import Trainings
+from ui.uploads import UPLOADS
 
 #: Uploads and results are looked at every hour and deleted after a day; all of them when the page closes.
 CLEAN = (3600, 86_400)
 #: Of an upload. A CSV of a million short texts has about 100 MB.
 MAX_FILE_SIZE = "500mb"
-#: Ports tried above a busy one before the system chooses.
-NEAR = 20
 #: The system's own fonts: Gradio's are files it would have to send, and a web font would ask another server.
 FONT = ("system-ui", "sans-serif")
 MONO = ("ui-monospace", "Consolas", "monospace")
 #: Gradio's orange under white letters and its grey hints have less contrast than WCAG AA asks for (4.5).
 HUE = "blue"
 GREY, GREY_DARK = "*neutral_500", "*neutral_400"
-HINT = "Shift + Enter answers."
+PRESSED, PRESSED_HOVER = "*primary_600", "*primary_700"
+#: In the order of the page.
+TABS: tuple[type[Tab], ...] = (TextTab, SearchTab, RankTab, FileTab, RunTab, CompareTab)
+#: How a tab is hidden. With False, Gradio 6.31 takes its content away and leaves it in the row of tabs.
+GONE: Literal["hidden"] = "hidden"
+EMPTY = "# modernbert\nThere is no saved run yet: train one."
 
 
-def build(run: Run) -> gr.Blocks:
-    """The page of a run.
+def build(shelf: Shelf, trainings: Trainings | None = None) -> gr.Blocks:
+    """The page of the runs on a shelf; `UPLOADS` is taken.
+
+    Args:
+        trainings: how to start one; None leaves that tab out.
 
     Raises:
-        ConfigError: the page has no renderer for what the task gives.
+        ConfigError: the first run cannot be loaded, or the page has no renderer for what its task gives.
     """
-    lock = threading.Lock()
-    title = f"{run.folder.resolve().name} · modernbert"
+    name = shelf.names[0] if shelf.names else None
+    run = None if name is None else shelf.get(name)
+    if run is not None:
+        require_shown(run)
+    title = "modernbert" if name is None else f"{name} · modernbert"
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=CLEAN) as page:
-        gr.Markdown(heading(run))
-        with gr.Tab("Try a text"):
-            text_tab(run, lock)
-        with gr.Tab("Score a file"):
-            FileTab(run, lock).build()
-        with gr.Tab("The run"):
-            run_tab.build(run)
+        chosen = gr.Dropdown(
+            shelf.choices(),
+            value=name,
+            label="Run",
+            allow_custom_value=True,  # what is not among the choices gets our message, not Gradio's
+            visible=len(shelf.names) > 1 or trainings is not None,
+        )
+        about = gr.Markdown(EMPTY if run is None else heading(name, run))
+        tabs, current = [kind(shelf) for kind in TABS], gr.State(None)
+        # Wrapped: what Gradio hides in a menu is no tab to a screen reader.
+        with gr.Tabs(overflow_behavior="wrap") as frame:
+            panes = []
+            for tab in tabs:
+                visible = run is not None and tab.serves(run)
+                with gr.Tab(tab.title, id=tab.title, visible=visible or GONE) as pane:
+                    tab.build(run, chosen)
+                panes.append(pane)
+            if trainings is not None:
+                with gr.Tab(TrainTab.title, id=TrainTab.title):
+                    TrainTab(shelf, trainings).build(page, chosen, frame, current)
+
+        def select(name: str | None, title: str | None) -> list[Any]:
+            """Everything on the page for another run; of a tab that it has no use for, its first one."""
+            with as_message():
+                run = shelf.get(name)
+                require_shown(run)
+                changes = [change for tab in tabs for change in tab.updates(run)]
+            served = [tab.title for tab in tabs if tab.serves(run)]
+            gone = {tab.title for tab in tabs} - set(served)
+            title = served[0] if title is None or title in gone else title
+            seen = [gr.update(visible=tab.title in served or GONE) for tab in tabs]
+            return [heading(name, run), gr.Tabs(selected=title), title, *seen, *changes]
+
+        parts = [part for tab in tabs for part in tab.parts.values()]
+        outputs = [about, frame, current, *panes, *parts]
+        chosen.change(select, [chosen, current], outputs, api_name="select", show_progress="minimal")
+        frame.select(opened, None, current, api_visibility="private", show_progress="hidden")
+        # A run may have been trained since the page was built.
+        page.load(lambda: gr.update(choices=shelf.choices()), None, chosen, api_visibility="private")
     return page
 
 
-def heading(run: Run) -> str:
+def opened(event: gr.SelectData) -> str:
+    """The title of the tab that a person opened."""
+    return str(event.value)
+
+
+def heading(name: str | None, run: Run) -> str:
     """The run's name and what it is, in two lines."""
     encoder = run.info.get("encoder", {}).get("source")
     data = run.info.get("data", {}).get("train")
@@ -64,56 +115,33 @@ def heading(run: Run) -> str:
         about.append(f"encoder {encoder}")
     if data:
         about.append(f"trained on {data['rows']:,} rows")
-    return f"# {run.folder.resolve().name}\n{' · '.join(about)}"
-
-
-def text_tab(run: Run, lock: threading.Lock) -> None:
-    """A box (or two) for a text, its answer beside, examples below."""
-    pair = bool(run.schema.columns.get("text_pair"))
-    names = ["First text", "Second text"] if pair else ["Text"]
-    renderer = renderer_of(run)
-
-    def answer(*texts: str) -> list[Any]:
-        with as_message():
-            for name, text in zip(names, texts, strict=True):
-                if not has_text(text):
-                    raise DataError(f"{name} is empty: type or paste one, or click an example.")
-            with lock:
-                found = run.answer([texts[0]], [texts[1]] if pair else None)[0]
-            return renderer.show(found, *texts)
-
-    with gr.Row():
-        with gr.Column(min_width=300):
-            boxes = [gr.Textbox(label=name, lines=4, max_lines=20, info=HINT) for name in names]
-            button = gr.Button("Answer", variant="primary")
-        with gr.Column(min_width=300):
-            shown = renderer.build()
-    # Before the examples: those make an event of the same function, and the first of them takes the name.
-    gr.on([button.click, *(box.submit for box in boxes)], answer, boxes, shown, api_name="answer")
-    examples = examples_of(run)
-    if examples:
-        gr.Examples(
-            examples,
-            boxes,
-            shown,
-            answer,
-            label="Examples from the run's own rows",
-            run_on_click=True,
-            cache_examples=False,
-        )
+    return f"# {name}\n{' · '.join(about)}"
 
 
 @contextmanager
-def serving(run: Run, host: str, port: int) -> Iterator[str]:
-    """Serve the page of a run while the context is open; gives its address.
+def serving(shelf: Shelf, host: str, port: int, trainings: Trainings | None = None) -> Iterator[str]:
+    """Serve the page of a shelf while the context is open; gives its address.
 
-    Only what is uploaded to it and what it computed can be downloaded from it.
+    Only what is uploaded to it and what it computed can be downloaded from it. A training that is under way at the end
+    is stopped.
 
     Raises:
-        ConfigError: host or port cannot be used, or the page cannot show this task.
+        ConfigError: host or port cannot be used, or the page cannot show the first run.
     """
     require_port(host, port)
-    page = build(run)
+    UPLOADS.take()
+    try:
+        with launched(build(shelf, trainings), host, port):
+            yield address(host, port)
+    finally:
+        if trainings is not None:
+            trainings.close()
+        UPLOADS.give_back()
+
+
+@contextmanager
+def launched(page: gr.Blocks, host: str, port: int) -> Iterator[None]:
+    """The page's own server, in a thread."""
     try:
         page.launch(
             server_name=host,
@@ -122,24 +150,31 @@ def serving(run: Run, host: str, port: int) -> Iterator[str]:
             quiet=True,
             share=False,
             inbrowser=False,
-            theme=theme(),
-            css=STYLE,
-            footer_links=["settings"],
-            run_history=False,
-            enable_monitoring=False,
-            allowed_paths=[],
             max_file_size=MAX_FILE_SIZE,
-            ssr_mode=False,
-            pwa=False,
-            mcp_server=False,
+            **settings(),
         )
     except OSError:
         require_port(host, port)  # taken since the first look
         raise
     try:
-        yield address(host, port)
+        yield
     finally:
         page.close(verbose=False)
+
+
+def settings() -> dict[str, Any]:
+    """How every page looks, and what none of them does: report, share, keep a history, serve a file of this machine."""
+    return {
+        "theme": theme(),
+        "css": STYLE,
+        "footer_links": ["settings"],
+        "run_history": False,
+        "enable_monitoring": False,
+        "allowed_paths": [],
+        "ssr_mode": False,
+        "pwa": False,
+        "mcp_server": False,
+    }
 
 
 def theme() -> gr.Theme:
@@ -150,54 +185,7 @@ def theme() -> gr.Theme:
         block_info_text_color_dark=GREY_DARK,
         body_text_color_subdued=GREY,
         body_text_color_subdued_dark=GREY_DARK,
+        button_primary_background_fill=PRESSED,
+        button_primary_background_fill_hover=PRESSED_HOVER,
+        button_primary_background_fill_dark=PRESSED,
     )
-
-
-def address(host: str, port: int) -> str:
-    """Where a browser on this machine finds the page."""
-    here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"http://[{here}]:{port}" if ":" in here else f"http://{here}:{port}"
-
-
-def require_port(host: str, port: int) -> None:
-    """
-    Raises:
-        ConfigError: nothing can listen there; names a port that is free where that is the trouble.
-    """
-    if not 1 <= port <= 65_535:
-        raise ConfigError(f"port={port}: allowed is 1 to 65535.")
-    try:
-        listen(host, port)
-    except PermissionError:
-        free = free_port(host, 7860)
-        raise ConfigError(f"port={port}: ports below 1024 need special rights here. Use port={free}.") from None
-    except OSError as error:
-        if error.errno != errno.EADDRINUSE:
-            raise ConfigError(
-                f"host={host} is no address of this machine ({error.strerror}). "
-                "Use host=127.0.0.1, or host=0.0.0.0 for all of its addresses."
-            ) from error
-        free = free_port(host, port + 1)
-        raise ConfigError(
-            f"port={port} on {host} is in use by another program. Use port={free}, which is free."
-        ) from None
-
-
-def free_port(host: str, start: int) -> int:
-    """A free port, one of the NEAR from `start` where there is one."""
-    for port in (*range(start, min(start + NEAR, 65_536)), 0):
-        try:
-            return listen(host, port)
-        except OSError:
-            continue
-    raise ConfigError(f"host={host}: this machine has no free port.")
-
-
-def listen(host: str, port: int) -> int:
-    """Take a port for a moment, as the server will; 0 lets the system choose. OSError where it is not to be had."""
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    family, kind, protocol, _, place = found[0]
-    with socket.socket(family, kind, protocol) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind(place)
-        return int(probe.getsockname()[1])

@@ -5,15 +5,19 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, get_args, get_type_hints
+from typing import Any, Protocol
 
 import gradio as gr
 from gradio.components import Component
 
 from modernbert.errors import ConfigError
-from tasks.base import Label, Span, Task
+from tasks.answers import Label, Span
+from tasks.outputs import output_type
+from tasks.reranking import Reranking, Score
 from tasks.run import Run
-from ui.markup import TONES, escape, table
+from tasks.vectors import Embedding
+from ui.markup import TONES, escape, percent, table
+from ui.ranking import Ranked, ranking
 
 #: Bars shown at once; the others unfold on request.
 TOP = 10
@@ -21,20 +25,21 @@ TOP = 10
 NAMED = 3
 
 
+#: Where an answer will be.
+WAITING = '<p class="quiet">The answer appears here.</p>'
+
+
 class Renderer(Protocol):
     """Shows one answer of a run."""
 
-    def build(self) -> list[Component]:
-        """The components, made where the page stands."""
-
     def show(self, output: Any, *texts: str) -> list[Any]:
-        """A value for each of the components; `texts` are what was asked."""
+        """HTML of the answer and its exact numbers; `texts` are what was asked."""
 
 
 def answer_components() -> list[Component]:
     """A place for the answer, and one for its exact numbers."""
     shown = gr.HTML(
-        frame('<p class="quiet">The answer appears here.</p>'),
+        frame(WAITING),
         label="Answer",
         container=True,
         apply_default_css=False,
@@ -58,9 +63,6 @@ class LabelRenderer:
         limits: Any = run.task.thresholds or [0.5] * len(labels.names)
         several = labels.kind == "multilabel"
         self.limits = dict(zip(labels.names, limits, strict=True)) if several else {}
-
-    def build(self) -> list[Component]:
-        return answer_components()
 
     def show(self, output: Label, *texts: str) -> list[Any]:
         parts = [self.verdict(output)]
@@ -118,9 +120,6 @@ class SpanRenderer:
     def __init__(self, run: Run) -> None:
         self.tones = {label: i % TONES for i, label in enumerate(run.schema.tags.labels)}
 
-    def build(self) -> list[Component]:
-        return answer_components()
-
     def show(self, output: Sequence[Span], *texts: str) -> list[Any]:
         parts = [self.verdict(output), f'<p class="marked">{self.marked(output, texts[0])}</p>']
         if output:
@@ -154,13 +153,34 @@ class SpanRenderer:
         )
 
 
+class RankingRenderer:
+    """Documents in the order that a run gives them for a query."""
+
+    def __init__(self, run: Run) -> None:
+        self.probability = isinstance(run.task, Reranking) and run.task.probability
+
+    def show(self, output: Sequence[Ranked], *texts: str) -> list[Any]:
+        shown = ranking(output, f"Documents for {texts[0]}", self.probability)
+        return [frame(shown), {"documents": [{"id": row.id, "score": row.score} for row in output]}]
+
+
 #: Output type of a task -> its renderer. A task with a type of its own adds it here.
-RENDERERS: dict[type, Callable[[Run], Renderer]] = {Label: LabelRenderer, Span: SpanRenderer}
+RENDERERS: dict[type, Callable[[Run], Renderer]] = {
+    Label: LabelRenderer,
+    Span: SpanRenderer,
+    Score: RankingRenderer,
+    Embedding: RankingRenderer,
+}
 
 
 def renderer_of(run: Run) -> Renderer:
-    """The renderer of a run's answers.
+    """The renderer of a run's answers. Raises as `require_shown`."""
+    require_shown(run)
+    return RENDERERS[output_type(run.task)](run)
 
+
+def require_shown(run: Run) -> None:
+    """
     Raises:
         ConfigError: the page cannot show what this task gives.
     """
@@ -171,20 +191,6 @@ def renderer_of(run: Run) -> Renderer:
             f"run={run.folder}: the page cannot show what task={run.name} gives ({kind.__name__}; "
             f"it shows {known}). Use `modernbert predict`."
         )
-    return RENDERERS[kind](run)
-
-
-def output_type(task: Task) -> type:
-    """What a task gives for a text, as its `decode` is annotated: list[Span] and list[list[Span]] are Span."""
-    found = get_type_hints(type(task).decode)["return"]
-    while get_args(found):
-        found = get_args(found)[0]
-    return found
-
-
-def percent(share: float) -> str:
-    """0.934 -> 93.4%."""
-    return f"{100 * share:.1f}%"
 
 
 def listed(rows: Sequence[str]) -> str:

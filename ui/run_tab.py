@@ -13,47 +13,87 @@ from tasks.card import interval
 from tasks.run import Run
 from ui.examples import own_rows
 from ui.markup import table
+from ui.messages import as_message
+from ui.tab import State, Tab
 
 #: File -> its name for people, in the order of the page.
 PLOTS = {
     "confusion_matrix.png": "Confusion matrix",
     "reliability.png": "Reliability",
     "learning_curves.png": "Learning curves",
+    "scores.png": "Predicted against right values",
 }
+ALL = "all"
 
 
-def build(run: Run) -> None:
+class RunTab(Tab):
     """Everything a run's folder has to show; what is not there is left out."""
-    folder = run.folder
-    headers, rows = score_rows(read_metrics(folder), run.task.shown)
-    if rows:
-        gr.Markdown("### Scores\nWith 95% intervals over the rows of each split.")
-        gr.HTML(table("Scores", headers, rows), apply_default_css=False)
-    show_plots([folder / name for name in PLOTS if (folder / name).is_file()])
-    errors = own_rows(folder / "worst_errors.csv")
-    if errors:
-        gr.Markdown("### Worst errors\nThe rows the run was most wrong about, with their place in the file.")
-        gr.HTML(table("Worst errors", list(errors[0]), [list(row.values()) for row in errors]), apply_default_css=False)
-    if (folder / "README.md").is_file():
-        with gr.Accordion("Model card", open=not rows):
-            gr.Markdown(card(folder / "README.md"))
+
+    title = "The run"
+
+    def state(self, run: Run) -> State:
+        folder = run.folder
+        headers, rows = score_rows(read_metrics(folder), run.task.shown)
+        errors, classes = own_rows(folder / "worst_errors.csv"), own_rows(folder / "per_class.csv")
+        right = sorted({row["right"] for row in errors if row.get("right")})
+        plots = {file: folder / file for file in PLOTS}
+        readme = folder / "README.md"
+        return {
+            "scores": {"visible": bool(rows)},
+            "table": {"value": table("Scores", headers, rows)},
+            **{file: {"value": str(path) if path.is_file() else None} for file, path in plots.items()},
+            **{f"{file} column": {"visible": path.is_file()} for file, path in plots.items()},
+            "classes": {"visible": bool(classes)},
+            "class table": {"value": rows_table("Scores of each label", classes)},
+            "errors": {"visible": bool(errors)},
+            "right": {"choices": [(ALL, ""), *right], "value": "", "visible": len(right) > 1},
+            "error table": {"value": rows_table("Worst errors", errors)},
+            "card": {"visible": readme.is_file(), "open": not rows},
+            "card text": {"value": card(readme) if readme.is_file() else ""},
+        }
+
+    def compose(self, chosen: gr.Dropdown) -> None:
+        with self.part("scores", gr.Column, visible=False):
+            gr.Markdown("### Scores\nWith 95% intervals over the rows of each split.")
+            self.html("table")
+        with gr.Row():
+            for file, name in PLOTS.items():
+                self.plot(file, name)
+        with self.part("classes", gr.Accordion, label="Scores of each label", open=False, visible=False):
+            self.html("class table")
+        with self.part("errors", gr.Column, visible=False):
+            gr.Markdown("### Worst errors\nWhat the run was most wrong about, with its place in the file.")
+            right = self.part(
+                "right", gr.Dropdown, choices=[(ALL, "")], value="", label="Right answer", visible=False,
+                allow_custom_value=True,
+            )  # fmt: skip
+            errors = self.html("error table")
+        with self.part("card", gr.Accordion, label="Model card", open=False, visible=False):
+            self.part("card text", gr.Markdown, value="")
+        right.input(self.errors, [right, chosen], errors, api_name="errors", show_progress="minimal")
+
+    def html(self, name: str) -> gr.HTML:
+        return self.part(name, gr.HTML, value="", apply_default_css=False)
+
+    def plot(self, file: str, name: str) -> None:
+        """A plot with its name above, side by side where there is room."""
+        with self.part(f"{file} column", gr.Column, min_width=300, visible=False):
+            gr.Markdown(f"### {name}")
+            self.part(
+                file, gr.Image, label=name, show_label=False,  # it would lie on the plot
+                alt_text=name, format="png", interactive=False, buttons=["fullscreen"],
+            )  # fmt: skip
+
+    def errors(self, right: str | None, name: str) -> str:
+        """The worst errors of rows with this right answer; of all for none."""
+        with as_message():
+            rows = own_rows(self.shelf.get(name).folder / "worst_errors.csv")
+        return rows_table("Worst errors", [row for row in rows if not right or row.get("right") == right])
 
 
-def show_plots(paths: Sequence[Path]) -> None:
-    """The plots with their names above, side by side where there is room."""
-    with gr.Row():
-        for path in paths:
-            with gr.Column(min_width=300):
-                gr.Markdown(f"### {PLOTS[path.name]}")
-                gr.Image(
-                    str(path),
-                    label=PLOTS[path.name],
-                    show_label=False,  # it would lie on the plot
-                    alt_text=PLOTS[path.name],
-                    format="png",
-                    interactive=False,
-                    buttons=["fullscreen"],
-                )
+def rows_table(label: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows of a file as a table."""
+    return table(label, list(rows[0]), [list(row.values()) for row in rows]) if rows else ""
 
 
 def read_metrics(folder: Path) -> dict[str, dict[str, Any]]:

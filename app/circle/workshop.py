@@ -14,9 +14,8 @@ from typing import Any, Literal
 import lightning as L
 from omegaconf import DictConfig
 
-from app import cli, resume
+from app import cli, finish, resume
 from app import evaluate as evaluation
-from app import finish
 from app import train as training
 from app.circle.stages import Stages, Unfinished, remove
 from app.compose import compose, plain

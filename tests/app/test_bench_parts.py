@@ -22,6 +22,7 @@ TINY = {
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
     "vocab_size": 50,
+    "pad_token_id": 0,
     "max_position_embeddings": 64,
     "local_attention": 4,
     "layer_types": ["full_attention", "sliding_attention"],
@@ -169,7 +170,7 @@ def test_overrides_give_the_same_configuration() -> None:
     words = ["experiment=clinc150", "data.train=x.csv", "data.test=y.csv", "encoder=ettin-17m", "optim.lr=3e-4"]
     bench = plain(compose("bench_train", [*words, "task.class_weights={a: 2.0}", "seeds=[1,2]"]))
     train = plain(compose("train", train_suite.overrides(bench)))
-    own = {"seed", "run_dir"}
+    own = {"seed", "run_dir", "resume"}
     assert {key: value for key, value in train.items() if key not in own} == {
         key: value for key, value in bench.items() if key not in train_suite.OWN_KEYS
     }

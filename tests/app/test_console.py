@@ -134,7 +134,7 @@ def test_quiet_is_precise() -> None:
         quiet.silence()
         assert len(logger.filters) <= len(before) + 1
         record = logging.LogRecord("x", logging.INFO, "", 0, "GPU available: %s", (False,), None)
-        other = logging.LogRecord("x", logging.INFO, "", 0, "Restored all states", (), None)
+        other = logging.LogRecord("x", logging.INFO, "", 0, "Metric val_loss improved", (), None)
         assert not logger.filter(record)
         assert logger.filter(other)
 
@@ -153,4 +153,5 @@ def test_silenced_messages_are_still_said_by_the_libraries() -> None:
     said = "\n".join(path.read_text(encoding="utf-8") for path in sources)
     for texts in quiet.LOGGERS.values():
         for text in texts:
-            assert repr(text)[1:-1] in said, text
+            # Of a message that an f-string begins, the part behind it.
+            assert repr(text)[1:-1] in said or text.split(maxsplit=2)[-1] in said, text

@@ -29,5 +29,5 @@ def test_a_task_without_a_head_has_nothing_to_learn(
     tiny_encoder: Callable[..., Path], root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [f"encoder.source={tiny_encoder('bert')}", f"data.train={root / 'examples/manual_questions.csv'}"]
-    assert main(["train", "task=retrieval", *words, "encoder.frozen=true", f"run_dir={tmp_path / 'run'}"]) == 1
+    assert main(["train", "task=retrieval", *words, "encoder.frozen=true", f"run_dir={tmp_path / 'run'}"]) == 2
     assert "encoder.frozen=true leaves nothing to learn" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
 import string
@@ -20,12 +21,20 @@ from transformers import BertConfig, BertModel
 from modernbert import weights
 from tasks.classification import Classification, ClassificationSchema
 from tasks.data.readers import Table
+from tasks.data.schema import Report
 from tasks.data.tokenise import load_tokenizer
 from tasks.evaluation import evaluate
 from tasks.ner import Ner
 from tasks.ner_schema import NerSchema
+from tasks.reranking import Reranking
+from tasks.reranking_schema import RerankingSchema
+from tasks.retrieval import Retrieval
+from tasks.retrieval_schema import RetrievalSchema
 from tasks.run import Run, save_run, write_json
-from ui.page import free_port, serving
+from ui.page import serving
+from ui.ports import free_port
+from ui.shelf import Shelf
+from ui.training import Trainings
 
 TEXTS = [
     "The parcel has not come yet",
@@ -72,8 +81,15 @@ def encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_run(encoder_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
     """make_run(labels, kind=…, pair=…) -> a loaded Run whose rows have these labels in turn."""
 
-    def make(labels: list[str], kind: str = "auto", pair: bool = False, thresholds: list[float] | None = None) -> Run:
-        folder = tmp_path_factory.mktemp("runs") / f"{kind}-run"
+    def make(
+        labels: list[str],
+        kind: str = "auto",
+        pair: bool = False,
+        thresholds: list[float] | None = None,
+        name: str | None = None,
+        seed: int = 1,
+    ) -> Run:
+        folder = tmp_path_factory.mktemp("runs") / (name or f"{kind}-run")
         columns: dict[str, list[Any]] = {"message": list(TEXTS)}
         roles = {"text": "message", "label": "team"}
         if pair:
@@ -83,7 +99,7 @@ def make_run(encoder_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         columns["team"] = [labels[i % len(labels)] for i in range(rows)]
         table = Table("rows.csv", columns, list(range(2, rows + 2)))
         schema = ClassificationSchema.fit(table, roles, {"kind": kind}, MAX_LENGTH)
-        torch.manual_seed(1)
+        torch.manual_seed(seed)
         task = Classification(weights.load_encoder(encoder_folder), schema, kind=kind).eval()
         # The head of a fresh model says nearly the same for every text; a larger one tells them apart.
         torch.nn.init.normal_(task.head.classifier.weight, std=0.5)
@@ -95,7 +111,7 @@ def make_run(encoder_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def saved(folder: Path, task: Any, table: Table, encoder_folder: Path, settings: dict[str, Any]) -> Run:
     """Evaluate a task on its own rows, save it, and load the run."""
-    examples = task.schema.examples(table, load_tokenizer(encoder_folder))
+    examples = task.schema.examples(table, load_tokenizer(encoder_folder), "evaluate")
     report = evaluate(task, examples, table, "test", folder)
     facts = {"encoder": {"source": "tiny"}, "data": {"train": {"source": "rows.csv", "rows": len(table)}}}
     save_run(folder, task, encoder_folder, settings, facts)
@@ -124,6 +140,53 @@ def ner_run(tiny_encoder: Callable[..., Path], tmp_path_factory: pytest.TempPath
     return saved(tmp_path_factory.mktemp("runs") / "ner-run", task, table, encoder_folder, {})
 
 
+#: Queries with the place among TEXTS of what answers them.
+ASKED = {"where is my parcel": 0, "charged twice": 1, "password does not work": 2, "send shoes back": 3}
+
+
+@pytest.fixture(scope="session")
+def make_search_run(tiny_encoder: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
+    """make_search_run(kind) -> a run that searches, untrained."""
+
+    def make(kind: str = "dense", name: str | None = None) -> Run:
+        folder, encoder = tmp_path_factory.mktemp("search"), tiny_encoder("bert")
+        rows = [{"query": query, "positive": TEXTS[at]} for query, at in ASKED.items()]
+        path = folder / "rows.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        table = RetrievalSchema.read(str(path), {}, Report(), {"split": "test"})
+        schema = RetrievalSchema.fit(table, {"query": "query"}, {}, MAX_LENGTH)
+        torch.manual_seed(1)
+        task = Retrieval(weights.load_encoder(encoder), schema, kind=kind).eval()
+        task.load_head(weights.read_tensors(encoder))
+        task.read_modules(encoder)
+        return saved(folder / (name or f"{kind}-search"), task, table, encoder, {"kind": kind})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def search_run(make_search_run: Callable[..., Run]) -> Run:
+    """One vector a text."""
+    return make_search_run()
+
+
+@pytest.fixture(scope="session")
+def rerank_run(tiny_encoder: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Scores of pairs, untrained: each query with four candidates."""
+    folder, encoder = tmp_path_factory.mktemp("rerank"), tiny_encoder("bert")
+    rows = [
+        {"query": query, "document": TEXTS[i], "label": int(i == at)} for query, at in ASKED.items() for i in range(4)
+    ]
+    path = folder / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    table = RerankingSchema.read(str(path), {}, Report(), {})
+    schema = RerankingSchema.fit(table, {}, {}, MAX_LENGTH)
+    torch.manual_seed(2)
+    task = Reranking(weights.load_encoder(encoder), schema).eval()
+    torch.nn.init.normal_(task.head.classifier.weight, std=0.5)
+    return saved(folder / "rerank-run", task, table, encoder, {})
+
+
 @pytest.fixture(scope="session")
 def run(make_run: Callable[..., Run]) -> Run:
     """Five classes."""
@@ -131,15 +194,18 @@ def run(make_run: Callable[..., Run]) -> Run:
 
 
 @contextmanager
-def opened(run: Run) -> Iterator[Client]:
-    """A client of the page of a run, which is really served on a free port."""
-    port = free_port("127.0.0.1", 20_000)
-    with serving(run, "127.0.0.1", port) as address:
+def opened(*runs: Run, trainings: Trainings | None = None) -> Iterator[Client]:
+    """A client of the page of these runs, which is really served on a free port."""
+    # Workers of pytest-xdist look for a port at the same time: each has a hundred of its own.
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    port = free_port("127.0.0.1", 20_000 + 100 * worker)
+    shelf = Shelf(loaded={run.folder.name: run for run in runs})
+    with serving(shelf, "127.0.0.1", port, trainings) as address:
         yield Client(address, verbose=False, analytics_enabled=False)
 
 
 @pytest.fixture(scope="session")
-def open_page() -> Callable[[Run], Any]:
+def open_page() -> Callable[..., Any]:
     return opened
 
 

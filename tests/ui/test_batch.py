@@ -71,7 +71,8 @@ def test_scored_file_has_all_columns_and_the_answers_in_order(
 def test_columns_are_guessed_by_training_then_by_name(client: Client, tmp_path: Path) -> None:
     for header, guess in (("message", "message"), ("body", "body")):
         path = write_csv(tmp_path / f"{header}.csv", [{"id": "1", header: "Where is it?"}])
-        said, preview, *_, column = client.predict(handle_file(str(path)), api_name="/columns")
+        said, preview, *_, column, second = client.predict(handle_file(str(path)), api_name="/columns")
+        assert second["visible"] is False
         assert column["value"] == guess
         assert [value for _, value in column["choices"]] == ["id", header]
         assert said.startswith("1 row")
@@ -81,7 +82,7 @@ def test_columns_are_guessed_by_training_then_by_name(client: Client, tmp_path: 
 
 def test_an_unclear_column_is_left_to_the_person(client: Client, tmp_path: Path) -> None:
     path = write_csv(tmp_path / "odd.csv", [{"q1": "a", "q2": "b", "q3": "c"}])
-    assert client.predict(handle_file(str(path)), api_name="/columns")[-1]["value"] is None
+    assert client.predict(handle_file(str(path)), api_name="/columns")[-2]["value"] is None
     with pytest.raises(AppError, match="Choose the column of the text"):
         score(client, path, None)
 

@@ -14,7 +14,7 @@ from gradio_client.exceptions import AppError
 
 from modernbert.errors import ConfigError
 from tasks.run import Run
-from ui.page import address, require_port
+from ui.ports import address, require_port
 
 OpenPage = Callable[[Run], AbstractContextManager[Client]]
 TEXT = "Where is my parcel, and who pays for it?"
@@ -62,10 +62,13 @@ def test_two_texts(make_run: Callable[..., Run], open_page: OpenPage) -> None:
             ask(client, TEXT, "")
 
 
+def visible_examples(client: Client) -> list[list[list[str]]]:
+    datasets = [c["props"] for c in client.config["components"] if c["type"] == "dataset"]
+    return [props["samples"] for props in datasets if props["visible"]]
+
+
 def test_the_examples_are_short_rows_of_the_run_and_answer(client: Client, run: Run) -> None:
-    shown = [c["props"]["samples"] for c in client.config["components"] if c["type"] == "dataset"]
-    assert len(shown) == 1
-    (texts,) = shown
+    (texts,) = visible_examples(client)
     assert 3 <= len(texts) <= 6
     assert all(len(text) <= 110 for (text,) in texts)
     labels = [run.answer([text])[0].labels for (text,) in texts]
@@ -80,7 +83,7 @@ def test_a_run_without_predictions_has_no_examples(run: Run, open_page: OpenPage
     shutil.copytree(run.folder / "model", bare / "model")
     shutil.copyfile(run.folder / "task.json", bare / "task.json")
     with open_page(Run.load(bare, "cpu")) as client:
-        assert not [c for c in client.config["components"] if c["type"] == "dataset"]
+        assert visible_examples(client) == []
         assert ask(client, TEXT)[1]["scores"] == pytest.approx(run.answer([TEXT])[0].scores, abs=1e-7)
 
 

@@ -8,11 +8,12 @@ from collections.abc import Callable
 import pytest
 
 from modernbert.errors import ConfigError
-from tasks.base import Label
+from tasks.answers import Label
+from tasks.outputs import output_type
 from tasks.run import Run
 from ui import renderers
 from ui.markup import table
-from ui.renderers import LabelRenderer, output_type, renderer_of
+from ui.renderers import LabelRenderer, renderer_of
 
 TEXT = "Where is my parcel?"
 
