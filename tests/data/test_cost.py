@@ -18,7 +18,8 @@ from tasks.data.windows import WindowExamples
 def config(**changes: object) -> EncoderConfig:
     raw = {
         "model_type": "modernbert", "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 2,
-        "num_attention_heads": 2, "vocab_size": 50, "pad_token_id": 0, "max_position_embeddings": 64, "local_attention": 4,
+        "num_attention_heads": 2, "vocab_size": 50, "pad_token_id": 0,
+        "max_position_embeddings": 64, "local_attention": 4,
         "layer_types": ["full_attention", "sliding_attention"],
     }  # fmt: skip
     return parse_config(raw | changes)
