@@ -64,6 +64,7 @@ class Checkpoints(L.Callback):
         self.best_score = math.nan
         self.best_name: str | None = None
         self.restored: dict[str, Any] | None = None
+        self._random: list[Any] = []
         self.spent = {"seconds": 0.0, "cpu_seconds": 0.0}
         self.begun = self.begun_cpu = self.last = 0.0
         self.cost, self.tokens = 0.0, 0
@@ -141,8 +142,8 @@ class Checkpoints(L.Callback):
 
     # -- saving --------------------------------------------------------------------------------------------
 
-    def save(self, trainer: L.Trainer) -> bool:
-        """Write a checkpoint and let go of old ones; False, with a warning, where the disk refuses."""
+    def save(self, trainer: L.Trainer) -> None:
+        """Write a checkpoint and let go of old ones; a warning where the disk refuses."""
         began = self.clock()
         self._count_time()
         path = self.folder / f"step-{done(trainer):08d}{state.SUFFIX}"
@@ -160,7 +161,6 @@ class Checkpoints(L.Callback):
             logger.save()  # else a kill would take lines that the resumed training does not write again
         self.last = self.clock()
         self.cost = self.last - began
-        return failure is None
 
     def prune(self) -> None:
         """Delete all but the last checkpoints, and best weights that neither they nor the training speak of."""

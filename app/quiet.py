@@ -28,6 +28,12 @@ WARNINGS: tuple[tuple[str, type[Warning], str, str], ...] = (
         "rows are tokenised before training; a worker process would only copy them",
     ),
     (
+        r".*is smaller than the logging interval",
+        UserWarning,
+        r"lightning\.",
+        "a training of few steps has its curve from the validations, and the bar shows each step",
+    ),
+    (
         r".*sync_dist=True",
         UserWarning,
         r"lightning\.",

@@ -23,7 +23,9 @@ def new_run_dir(cfg: DictConfig, now: datetime | None = None) -> Path:
     if cfg.run_dir is not None:
         folder = Path(str(cfg.run_dir)).expanduser()
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ConfigError(f"run_dir={folder} is there and not empty; name a new folder, or delete it.")
+            unfinished = (folder / "config.yaml").is_file() and not (folder / "task.json").is_file()
+            go_on = f" To go on with the training in it: modernbert train resume={folder}." if unfinished else ""
+            raise ConfigError(f"run_dir={folder} is there and not empty; name a new folder, or delete it.{go_on}")
         return folder
     stamp = (now or datetime.now()).strftime("%Y%m%d-%H%M%S")
     base = Path("runs") / str(cfg.task.name) / f"{stamp}-{data_name(str(cfg.data.train))}"

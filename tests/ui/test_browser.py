@@ -85,6 +85,7 @@ class Visit:
         self.page.on("request", lambda request: self.left(request.url, address))
         self.page.goto(address)
         self.page.get_by_role("tab").first.wait_for()
+        self.settle()
 
     def left(self, url: str, address: str) -> None:
         if not url.startswith((address, "data:", "blob:")):
@@ -93,6 +94,7 @@ class Visit:
     def tab(self, name: str) -> None:
         """Open a tab."""
         self.page.get_by_role("tab", name=name, exact=True).click()
+        self.settle()
 
     def choose(self, label: str, option: str) -> None:
         """An option of a dropdown."""
@@ -105,7 +107,11 @@ class Visit:
         """Choose a run, and wait until the page is about it."""
         self.choose("Run", name)
         self.page.get_by_role("heading", name=name, exact=True).wait_for()
-        self.page.wait_for_timeout(500)  # the boxes of its tab are made anew
+        self.settle()
+
+    def settle(self) -> None:
+        """Gradio makes the boxes of a tab when it is opened; what a machine types into them before that is lost."""
+        self.page.wait_for_timeout(700)
 
     def fill(self, label: str, text: str) -> None:
         self.visible(self.named(label)).fill(text)
