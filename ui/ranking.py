@@ -10,7 +10,7 @@ from tasks.search.heat import Heat
 from ui.markup import escape, percent, table
 
 #: Characters shown around a matching passage, and of a text without one; the whole text unfolds.
-AROUND, SHOWN = 160, 480
+AROUND, SHOWN = 160, 300
 
 
 @dataclass(frozen=True)

@@ -49,9 +49,13 @@ def answer_components() -> list[Component]:
     return [shown, exact]
 
 
-def frame(content: str) -> str:
-    """An answer's HTML. aria-live: a screen reader reads a new one out."""
-    return f'<div class="answer" aria-live="polite">{content}</div>'
+def frame(content: str, live: bool = True) -> str:
+    """An answer's HTML.
+
+    Args:
+        live: whether a screen reader reads a new one out; not where it changes every second.
+    """
+    return f'<div class="answer"{" aria-live=polite" if live else ""}>{content}</div>'
 
 
 class LabelRenderer:

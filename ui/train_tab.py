@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,16 +64,24 @@ class TrainTab:
             start = gr.Button("Start training", variant="primary")
             stop = gr.Button("Stop", variant="stop", visible=False)
         report = gr.HTML("", label="The doctor's report", apply_default_css=False)
-        live = gr.HTML("", label="Training", apply_default_css=False)
+        # Apart: what a person unfolded must not fold up when something else changes.
+        state = gr.HTML("", label="State", apply_default_css=False)
+        curves = gr.HTML("", label="Curves", apply_default_css=False)
+        with gr.Column(visible=False) as more:
+            with gr.Accordion("All metrics", open=False):
+                metrics = gr.HTML("", label="All metrics", apply_default_css=False)
+            with gr.Accordion("What it says", open=False) as saying:
+                said = gr.HTML("", label="What it says", apply_default_css=False)
+            command = gr.HTML("", label="Command", apply_default_css=False)
         try_it = gr.Button("Open the trained run", variant="primary", visible=False)
         timer = gr.Timer(LOOK, active=False)
 
-        seen = [live, stop, try_it, timer]
+        seen = [state, curves, metrics, said, command, more, saying, stop, try_it, timer]
         wish = [task, train, test, encoder, epochs, *columns]
         task.change(self.for_task, [task, train], [about, *columns], api_visibility="private")
         train.change(self.headers, [train, task], [report, *columns], api_name="headers", show_progress="minimal")
         check.click(self.check, wish, report, api_name="check", show_progress_on=report)
-        start.click(self.start, wish, seen, api_name="train", show_progress_on=live)
+        start.click(self.start, wish, seen, api_name="train", show_progress_on=state)
         timer.tick(self.look, None, seen, api_name="training", show_progress="hidden")
         stop.click(self.stop, None, seen, api_name="stop", show_progress="hidden")
         page.load(self.look, None, seen, api_visibility="private", show_progress="hidden")
@@ -133,17 +141,30 @@ class TrainTab:
         """How the last training stands, and what can be done."""
         training = self.trainings.last
         if training is None:
-            return ["", gr.update(visible=False), gr.update(visible=False), gr.Timer(active=False)]
+            hidden = gr.update(visible=False)
+            return ["", "", "", "", "", hidden, gr.update(), hidden, hidden, gr.Timer(active=False)]
         running, trained = training.running, training.succeeded
         if trained:
             self.shelf.add(training.folder)
-        said = self.trainings.wish.named(training.said()) if self.trainings.wish else ""
+        found = read_curves(training.curves)
+        failed = not running and not trained
         return [
-            progress_of(training, said),
+            frame(state_of(training)),
+            frame(panels(found), live=False) if found else "",
+            frame(values_of(found), live=False),
+            frame(f"<pre>{escape(self.said(training))}</pre>", live=False),
+            frame(command_of(training), live=False),
+            gr.update(visible=True),
+            gr.Accordion(open=True) if failed else gr.update(),
             gr.update(visible=running, value="Stop now" if training.asked_to_stop else "Stop"),
             gr.update(visible=trained),
             gr.Timer(active=running),
         ]
+
+    def said(self, training: Training) -> str:
+        """The last lines of a training's output, the files by their names."""
+        wish = self.trainings.wish
+        return wish.named(training.said()) if wish else training.said()
 
     def try_it(self) -> list[Any]:
         """Choose the trained run, and lead to what it can do."""
@@ -155,35 +176,31 @@ class TrainTab:
         return [gr.update(choices=self.shelf.choices(), value=name), gr.Tabs(selected=RunTab.title), RunTab.title]
 
 
-def progress_of(training: Training, said: str) -> str:
-    """State, curves, last values, command and output of a training."""
-    curves = read_curves(training.curves)
-    step = max((points[-1][0] for points in curves.values()), default=None)
-    parts = [f'<p class="verdict small">{state_of(training)}</p>']
-    if step is not None:
-        parts.append(f'<p class="quiet">Optimiser step {step:,}; {counted(training.epochs, "epoch")} in all.</p>')
-    if curves:
-        parts.append(panels(curves))
-        rows = [(name.replace("val_", "validation "), f"{points[-1][1]:.4g}") for name, points in curves.items()]
-        drawn = table("Last values", ["metric", "last value"], sorted(rows))
-        parts.append(f"<details><summary>All metrics</summary>{drawn}</details>")
-    parts.append(
-        f"<details open><summary>The command</summary><pre>{escape(training.shown)}</pre>"
-        '<p class="quiet">What you uploaded is removed when the page closes: to train again in a terminal, name your '
-        "own file.</p></details>"
-    )
-    failed = not training.running and not training.succeeded
-    opened = " open" if failed else ""
-    parts.append(f"<details{opened}><summary>What it says</summary><pre>{escape(said)}</pre></details>")
-    return frame("".join(parts))
-
-
 def state_of(training: Training) -> str:
+    """One line: what goes on, or how it ended."""
     if training.running:
-        return "Stopping after this step …" if training.asked_to_stop else "Training …"
-    if training.succeeded:
-        return f"Trained. The run is in {escape(training.folder)}."
-    return "Stopped." if training.asked_to_stop else "The training ended with an error."
+        said = "Stopping after this step …" if training.asked_to_stop else "Training …"
+    elif training.succeeded:
+        said = f"Trained. The run is in {escape(training.folder)}."
+    else:
+        said = "Stopped." if training.asked_to_stop else "The training ended with an error."
+    return f'<p class="verdict small">{said}</p>'
+
+
+def values_of(curves: Mapping[str, Sequence[tuple[int, float]]]) -> str:
+    """The last value of every metric, and the step of the last one."""
+    last = {name.replace("val_", "validation "): points[-1] for name, points in sorted(curves.items())}
+    rows = [(name, step, f"{value:.4g}") for name, (step, value) in last.items()]
+    return table("All metrics", ["metric", "step", "last value"], rows)
+
+
+def command_of(training: Training) -> str:
+    """The command that this page runs."""
+    return (
+        f"<h3>The command</h3><pre>{escape(training.shown)}</pre>"
+        '<p class="quiet">What you uploaded is removed when the page closes: to train again in a terminal, name your '
+        "own file.</p>"
+    )
 
 
 def report_of(found: Mapping[str, Any]) -> str:

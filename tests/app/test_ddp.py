@@ -5,28 +5,29 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import ddp_step
 import pytest
 import torch
 from resume_runs import result, words, write_rows
 
 from app.bench import faults_suite
 from app.bench.fault_child import Fault
-
-STEP = Path(__file__).with_name("ddp_step.py")
+from app.cli import main
 
 
 @pytest.mark.slow
 def test_two_processes_have_the_gradient_of_one(tmp_path: Path, tiny_encoder: Callable[..., Path], root: Path) -> None:
     encoder = tiny_encoder("modernbert")
+    ddp_step.main(encoder, tmp_path, 1)
+    command = [sys.executable, ddp_step.__file__, str(encoder), str(tmp_path), "2"]
     environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    for processes in (1, 2):
-        command = [sys.executable, str(STEP), str(encoder), str(tmp_path), str(processes)]
-        subprocess.run(command, env=environment, check=True, capture_output=True, timeout=300)
+    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=300)
     alone = torch.load(tmp_path / "weights-1.pt", weights_only=True)
     together = torch.load(tmp_path / "weights-2.pt", weights_only=True)
     for name, value in alone.items():
@@ -39,19 +40,21 @@ def test_two_processes_have_the_gradient_of_one(tmp_path: Path, tiny_encoder: Ca
 
 
 @pytest.mark.slow
-def test_the_command_line_trains_with_two_processes(
+def test_the_command_line_trains_with_two_processes_and_survives_the_death_of_one(
     tmp_path: Path, tiny_encoder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, root: Path
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(root))
     monkeypatch.chdir(tmp_path)
     # Without dropout, which draws other numbers in each process, both learn the same but for rounding.
     still = ("encoder.dropout=0", "task.head_dropout=0", f"trainer.checkpoint_every={faults_suite.EVERY}")
-    line = words(tiny_encoder("bert"), write_rows(tmp_path / "rows.csv"), *still)[1:]
-    status, said = faults_suite.run(Fault("step", 0), [*line, f"run_dir={tmp_path / 'alone'}"])
+    line = words(tiny_encoder("bert"), write_rows(tmp_path / "rows.csv"), *still)
+    assert main([*line, f"run_dir={tmp_path / 'alone'}"]) == 0
+    both = [*line[1:], *faults_suite.PROCESSES]
+    # The folder is named by the clock, by the first process alone.
+    status, said = faults_suite.run(Fault("step", 0, journal=str(tmp_path / "whole.jsonl")), both)
     assert status == 0, said
-    both = [*line, *faults_suite.PROCESSES]
-    status, said = faults_suite.run(Fault("step", 0), both)  # the folder is named by the clock, by the first process
-    assert status == 0, said
+    assert said.count("the run is in") == 1
+    assert "Traceback" not in said
     (run,) = (tmp_path / "runs" / "classification").iterdir()
     alone, together = result(tmp_path / "alone"), result(run)
     assert together["training"] == alone["training"]
@@ -62,19 +65,9 @@ def test_the_command_line_trains_with_two_processes(
         for name in ("val_accuracy", "val_accuracy_low", "val_f1_macro", "val_mcc"):
             assert float(now[name]) == pytest.approx(float(before[name]), abs=1e-6), name
         assert float(now["val_log_loss"]) == pytest.approx(float(before["val_log_loss"]), abs=1e-4)
-    assert said.count("the run is in") == 1
-    assert "Traceback" not in said
 
-
-@pytest.mark.slow
-def test_a_process_that_dies_ends_the_job_and_the_training_goes_on(
-    tmp_path: Path, tiny_encoder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, root: Path
-) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(root))
-    line = words(tiny_encoder("bert"), write_rows(tmp_path / "rows.csv"), *faults_suite.PROCESSES)[1:]
-    line.append(f"trainer.checkpoint_every={faults_suite.EVERY}")
-    whole = faults_suite.undisturbed(line, tmp_path / "whole")
-    outcome = faults_suite.survive(["process"], random.Random(3), line, whole, tmp_path / "cut")
+    whole = faults_suite.undisturbed(both, Path(shutil.move(run, tmp_path / "whole")))
+    outcome = faults_suite.survive(["process"], random.Random(3), both, whole, tmp_path / "cut")
     assert outcome["survived"], outcome
     (strike,) = outcome["strikes"]
     if strike["status"] == 1:  # else Lightning's watch over its processes was quicker

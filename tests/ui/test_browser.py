@@ -289,7 +289,9 @@ def test_train_watch_and_try(browser: Any, address: str, tmp_path: Path) -> None
     visit.keep("train-checked")
     visit.press("Start training")
     visit.page.get_by_text("Training …").wait_for()
-    assert "modernbert train task=classification" in visit.answer("pre").inner_text()
+    visit.press("What it says ▼")
+    visit.page.get_by_text("validation: 8 of 80 rows of reviews.csv").last.wait_for()
+    visit.page.get_by_text("modernbert train task=classification").wait_for()
     visit.page.get_by_text("Trained. The run is in").wait_for()
     assert visit.page.locator(".panels:visible svg").count() >= 2
     visit.keep("train")

@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from ui.curves import panel, panels, read_curves
 from ui.train_tab import report_of
 from ui.training import Setup, TaskChoice, Training, Trainings, Wish
 from ui.uploads import UPLOADS
+from ui.work import Work
 
 SECONDS = 150.0
 
@@ -189,16 +191,17 @@ def test_check_train_and_try(train_client: tuple[Client, Trainings], rows: Path)
     assert "Ready to train" in report
     assert "60 rows of" in report
     assert "/tmp" not in report
-    live, *_ = client.predict(*wish, *rest, api_name="/train")
-    assert "Training …" in value_of(live)
+    assert "Training …" in client.predict(*wish, *rest, api_name="/train")[0]
     with pytest.raises(AppError, match="A training is under way"):
         client.predict(*wish, *rest, api_name="/train")
     training = trainings.last
     assert training is not None
     training.process.wait(SECONDS)
-    live, *_ = client.predict(api_name="/training")
-    assert "Trained. The run is in" in value_of(live), training.said()
-    assert "<svg" in value_of(live)
+    state, curves, metrics, _, command, *_ = client.predict(api_name="/training")
+    assert "Trained. The run is in" in state, training.said()
+    assert "<svg" in curves
+    assert "<td>validation accuracy</td>" in metrics
+    assert "modernbert train task=classification" in command
     name = value_of(client.predict(api_name="/try"))
     assert name == training.folder.name
     _, exact = client.predict("the app was bad 3", name=name, api_name="/answer")
@@ -219,11 +222,32 @@ def test_a_training_is_stopped_and_keeps_its_checkpoint(train_client: tuple[Clie
         time.sleep(0.2)
     client.predict(api_name="/stop")
     assert training.process.wait(SECONDS) == 130
-    live = value_of(client.predict(api_name="/training")[0])
-    assert "Stopped." in live
-    assert "To go on: modernbert train resume=" in live
+    state, _, _, said, *_ = client.predict(api_name="/training")
+    assert "Stopped." in state
+    assert "To go on: modernbert train resume=" in said
     with pytest.raises(AppError, match="Nothing is trained yet"):
         client.predict(api_name="/try")
+
+
+def test_work_that_nobody_waits_for_ends(tmp_path: Path) -> None:
+    told = threading.Event()
+
+    def long(advance: Callable[[int], None]) -> None:
+        for _ in range(10_000):
+            advance(1)
+            time.sleep(0.002)
+        told.set()
+
+    steps = iter(Work(long))
+    next(steps)
+    steps.close()
+    assert not told.is_set()
+    assert "work" not in [thread.name for thread in threading.enumerate()]
+    work = Work(lambda advance: [advance(2), advance(3), "done"][-1])
+    assert set(work) <= {0, 2, 5}
+    assert (work.done, work.result) == (5, "done")
+    with pytest.raises(DataError, match="no"):
+        list(Work(lambda advance: (_ for _ in ()).throw(DataError("no"))))
 
 
 def test_a_page_that_closes_stops_its_training(run: Run, open_page: Callable[..., Any], setup: Setup) -> None:
