@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -109,17 +110,15 @@ def test_row_numbers_are_no_ids_to_add_by(zero_shot: str, tmp_path: Path, capsys
 def test_the_index_of_a_run_moves_with_it(
     train_run: Callable[..., Path], corpus_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    run = train_run("dense")
+    # A copy: the run is shared with tests that give it more indexes.
+    run = shutil.copytree(train_run("dense"), tmp_path / "run", ignore=shutil.ignore_patterns("indexes"))
     assert main(["index", f"run={run}", f"corpus={corpus_folder / 'docs.csv'}"]) == 0
     folder = run / "indexes" / "docs"
     assert json.loads((folder / "meta.json").read_text())["model"] == {"run": "../..", "precision": "auto"}
-    moved = tmp_path / "moved"
-    run.rename(moved)
-    try:
-        assert main(["search", f"run={moved}", "where is my parcel", "k=2"]) == 0
-        assert main(["search", f"index={moved / 'indexes' / 'docs'}", "where is my parcel", "k=2"]) == 0
-    finally:
-        moved.rename(run)
+    moved = run.rename(tmp_path / "moved")
+    folder = moved / "indexes" / "docs"
+    assert main(["search", f"run={moved}", "where is my parcel", "k=2"]) == 0
+    assert main(["search", f"index={folder}", "where is my parcel", "k=2"]) == 0
     capsys.readouterr()
     other = train_run("other", "seed=1")
     assert main(["search", f"index={folder}", f"run={other}", "parcel"]) == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import re
 import shutil
@@ -124,10 +125,13 @@ class Visit:
         self.visible(self.page.get_by_role("button", name=name, exact=True)).click()
 
     def upload(self, number: int, path: Path) -> None:
-        """Into the visible file box of this number."""
+        """Into the visible file box of this number; once more where the box was made anew meanwhile and lost it."""
         pane = self.page.locator('[role="tabpanel"]:visible')
-        pane.locator('input[type="file"]').nth(number).set_input_files(str(path))
-        pane.get_by_text(path.name).first.wait_for()
+        for patience in (WAIT / 4, WAIT / 4, WAIT):
+            pane.locator('input[type="file"]').nth(number).set_input_files(str(path))
+            with contextlib.suppress(sync_api.TimeoutError):
+                return pane.get_by_text(path.name).first.wait_for(timeout=patience)
+        pytest.fail(f"{path.name} did not appear in the box of files")
 
     def visible(self, found: Any) -> Any:
         """Of elements that every tab has, the one in sight."""
