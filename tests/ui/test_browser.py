@@ -26,6 +26,7 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not 
 SCREENSHOTS = Path(tempfile.gettempdir()) / "modernbert-screenshots"
 #: Milliseconds that anything may take; a training process imports torch first.
 WAIT, TRAINED = 30_000, 150_000
+STILL = 500
 SIZES = {"wide": {"width": 1280, "height": 900}, "phone": {"width": 390, "height": 844}}
 TEXT = "The courier left my parcel with a neighbour"
 
@@ -81,9 +82,13 @@ class Visit:
         self.page = browser.new_page(viewport=SIZES[size], color_scheme=scheme)
         self.page.set_default_timeout(WAIT)
         self.size, self.failures = size, []
+        self.open: set[Any] = set()
         self.page.on("pageerror", lambda error: self.failures.append(str(error)))
         self.page.on("response", lambda reply: self.failures.extend([reply.url] * (reply.status >= 400)))
         self.page.on("request", lambda request: self.left(request.url, address))
+        self.page.on("request", self.open.add)
+        for end in ("requestfinished", "requestfailed"):
+            self.page.on(end, self.open.discard)
         self.page.goto(address)
         self.page.get_by_role("tab").first.wait_for()
         self.settle()
@@ -111,8 +116,14 @@ class Visit:
         self.settle()
 
     def settle(self) -> None:
-        """Gradio makes the boxes of a tab when it is opened; what a machine types into them before that is lost."""
-        self.page.wait_for_timeout(700)
+        """Gradio makes boxes when they come into sight; what a machine types into them before that is lost.
+
+        So wait until nothing is asked of the server (but the heartbeat, which never ends) and nothing in the page moves.
+        """
+        for _ in range(WAIT // STILL):
+            self.page.evaluate(UNMOVED, STILL)
+            if all("heartbeat" in request.url for request in self.open):
+                return
 
     def fill(self, label: str, text: str) -> None:
         self.visible(self.named(label)).fill(text)
@@ -130,7 +141,8 @@ class Visit:
         for patience in (WAIT / 4, WAIT / 4, WAIT):
             pane.locator('input[type="file"]').nth(number).set_input_files(str(path))
             with contextlib.suppress(sync_api.TimeoutError):
-                return pane.get_by_text(path.name).first.wait_for(timeout=patience)
+                pane.get_by_text(path.name).first.wait_for(timeout=patience)
+                return self.settle()
         pytest.fail(f"{path.name} did not appear in the box of files")
 
     def visible(self, found: Any) -> Any:
@@ -154,6 +166,15 @@ class Visit:
         assert nameless == []
         assert self.failures == []
 
+
+#: Ends when nothing in the page has changed for so many milliseconds, or much later all the same.
+UNMOVED = """still => new Promise(done => {
+  let timer = setTimeout(finish, still);
+  const watch = new MutationObserver(() => { clearTimeout(timer); timer = setTimeout(finish, still); });
+  const latest = setTimeout(finish, 10 * still);
+  function finish() { watch.disconnect(); clearTimeout(timer); clearTimeout(latest); done(); }
+  watch.observe(document.body, {subtree: true, childList: true, attributes: true});
+})"""
 
 #: What can be acted on and has no name that a screen reader could say.
 NAMELESS = """() => [...document.querySelectorAll('button, input, textarea, select, a[href], [role=tab]')]
