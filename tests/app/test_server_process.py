@@ -215,7 +215,7 @@ def test_a_second_signal_ends_it_at_once(teams: Path, monkeypatch: pytest.Monkey
     while context.phase != "ready":
         time.sleep(0.02)
     go = threading.Event()
-    monkeypatch.setattr(Rows, "compute", lambda engine, items: go.wait(SECONDS) and [])
+    monkeypatch.setattr(Rows, "compute", lambda engine, items: [None] * len(items) if go.wait(SECONDS) else [])
     waiting = context.batcher.submit(context.runs["teams"].run.engine(["text"]), [("a",)], [3])
     queued = context.batcher.submit(context.runs["teams"].run.engine(["topic"]), [("a",)], [3])
     context.in_flight += 1  # a request that is not answered: the first signal waits for it
