@@ -5,7 +5,6 @@ Nothing here imports torch: a verb's module is imported when the verb runs, so h
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
 import sys
@@ -222,9 +221,10 @@ def _sweep(verb: Verb, runs: list[list[str]], cfgs: list[DictConfig]) -> int:
 def _guarded(verb: Verb, function: str, argument: Any) -> int:
     """Call a function of the verb's module; turn what it raises into a message and an exit status."""
     from app import console
+    from app.imports import import_heavy
 
     try:
-        return int(getattr(importlib.import_module(verb.module), function)(argument) or OK)
+        return int(getattr(import_heavy(verb.module), function)(argument) or OK)
     except (KeyboardInterrupt, SystemExit) as error:
         # Lightning turns an interrupt into sys.exit(1), raised while handling it.
         if isinstance(error, SystemExit) and not isinstance(error.__context__, KeyboardInterrupt):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
 import socket
 from types import FrameType
 from typing import Any
@@ -16,6 +15,7 @@ import uvicorn
 from starlette.responses import HTMLResponse
 
 from app import console
+from app.imports import import_heavy
 from app.server.context import Context
 from app.server.guard import Guard, Receive, Scope, Send
 from app.server.routes import build_app
@@ -85,7 +85,7 @@ class Service:
         # Imports hold the interpreter for seconds: the server is up before they begin.
         await self.server.up.wait()
         try:
-            loading = await asyncio.to_thread(importlib.import_module, "app.server.loading")
+            loading = await asyncio.to_thread(import_heavy, "app.server.loading")
             for step in (loading.load, loading.warm_up):
                 if self.context.phase == "loading":
                     await asyncio.to_thread(step, self.context)
