@@ -10,6 +10,15 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
+#: Files that take a minute or more. Last in the row, each would leave the other processes without work.
+LONGEST = ("test_readme.py", "test_distil_verb.py", "test_resume.py", "test_ddp.py", "test_browser.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files of fast tests first; of the others the longest first (`make test` keeps this order)."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    rank = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: (item.path in slow, rank.get(item.path.name, len(rank))))
 
 
 @pytest.fixture(autouse=True)
