@@ -77,7 +77,7 @@ def _download(source: str, revision: str | None) -> Path:
     except HFValidationError:
         reason = "is neither a folder nor a hub name (owner/name)"
     except RevisionNotFoundError:
-        reason = f"has no revision {revision!r} on the Hugging Face hub"
+        reason = "is not on the Hugging Face hub: no commit, tag or branch of it has that name"
     except RepositoryNotFoundError:
         reason = "is not on the Hugging Face hub, or is private (hf auth login)"
     except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
