@@ -23,7 +23,7 @@ from modernbert.attention.layout import Layout
 from modernbert.attention.prefix import Prefixed, PrefixLayout, layout_of
 from modernbert.attention.reference import reference
 from modernbert.attention.sdpa import sdpa
-from modernbert.attention.varlen import flash_attn, torch_varlen
+from modernbert.attention.varlen import flash_attn, flash_attn_4, torch_varlen
 from modernbert.errors import BackendError
 from modernbert.packing import Packed
 
@@ -35,14 +35,17 @@ __all__ = [
 Backend = Callable[[Tensor, Layout, int | None], Tensor]
 BACKENDS: dict[str, Backend] = {
     "torch-varlen": torch_varlen,
+    "flash-attn-4": flash_attn_4,
     "flash-attn": flash_attn,
     "flash-cpu": flash_cpu,
     "sdpa": sdpa,
     "reference": reference,
 }
 # Best first. sdpa closes each list: it runs wherever torch runs.
-CANDIDATES = {"cuda": ("torch-varlen", "flash-attn", "sdpa"), "cpu": ("flash-cpu", "sdpa")}
-HALF_ONLY = ("torch-varlen", "flash-attn")
+CANDIDATES = {"cuda": ("torch-varlen", "flash-attn-4", "flash-attn", "sdpa"), "cpu": ("flash-cpu", "sdpa")}
+HALF_ONLY = ("torch-varlen", "flash-attn-4", "flash-attn")
+# They share a name space: with flash-attn-4 alone there is a flash_attn without flash-attn 2 in it.
+PACKAGES = {"flash-attn-4": "flash_attn.cute.interface", "flash-attn": "flash_attn.flash_attn_interface"}
 # Largest difference a proof accepts, by dtype: about eight roundings of values near one.
 PROOF_TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-5, torch.float16: 1e-2, torch.bfloat16: 6e-2}
 
@@ -129,15 +132,23 @@ def _fault(name: str, device_type: str, dtype: torch.dtype, head_dim: int) -> st
     """Why a backend cannot run such tensors, or None: by a small case whose window and borders matter."""
     if name in HALF_ONLY and dtype not in (torch.float16, torch.bfloat16):
         return f"needs bf16 or fp16, not {dtype}"
-    if name == "flash-attn" and importlib.util.find_spec("flash_attn") is None:
+    if name in PACKAGES and not _is_there(PACKAGES[name]):
         return "not installed"
     try:
         with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device_type, enabled=False):
             error = _proof(BACKENDS[name], torch.device(device_type), dtype, head_dim)
-    except (ImportError, AttributeError, RuntimeError, TypeError, ValueError) as raised:
+    except Exception as raised:  # of a compiler of kernels it may be anything: it is told, and the next one is tried
         return f"{type(raised).__name__}: {str(raised).splitlines()[0] if str(raised) else 'no message'}"
     tolerance = PROOF_TOLERANCE[dtype]
     return None if error <= tolerance else f"differs from the reference by {error:.1e}, allowed {tolerance:.0e}"
+
+
+def _is_there(module: str) -> bool:
+    """Whether a module could be imported; only the packages above it are."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def _proof(backend: Backend, device: torch.device, dtype: torch.dtype, head_dim: int) -> float:

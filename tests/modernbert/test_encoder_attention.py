@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import sys
+import types
+from typing import Any
+
 import pytest
 import torch
 from encoder_oracles import RAGGED
+from torch import Tensor
 
 from modernbert import BackendError, pack
-from modernbert.attention import BACKENDS, Layout, attention, backend_report, choose, force
+from modernbert.attention import (
+    BACKENDS,
+    PACKAGES,
+    Layout,
+    _fault,
+    _is_there,
+    attention,
+    backend_report,
+    choose,
+    force,
+)  # fmt: skip
 from modernbert.attention.reference import reference
 
 HERE = ["flash-cpu", "sdpa"]
@@ -153,13 +168,42 @@ def test_the_proof_leaves_the_random_state_alone() -> None:
     assert torch.equal(before, torch.get_rng_state())
 
 
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("beside", [False, True], ids=["plain", "with log-sums"])
+def test_what_flash_attn_4_is_given(window: int | None, beside: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the place of its kernel the reference, by what its documentation says of the arguments."""
+
+    def kernel(q: Tensor, k: Tensor, v: Tensor, **told: Any) -> Any:
+        assert told["cu_seqlens_q"] is told["cu_seqlens_k"] is layout.cu_seqlens
+        assert (told["max_seqlen_q"], told["max_seqlen_k"]) == (9, 9)
+        left, right = told["window_size"]
+        assert left == right
+        out = reference(torch.stack([q, k, v], 1), layout, left)
+        return (out, None) if beside else out
+
+    monkeypatch.setitem(sys.modules, "flash_attn", types.ModuleType("flash_attn"))
+    monkeypatch.setitem(sys.modules, "flash_attn.cute", cute := types.ModuleType("flash_attn.cute"))
+    cute.flash_attn_varlen_func = kernel  # type: ignore[attr-defined]
+    layout = Layout(pack([[0] * length for length in (9, 1, 4)]))
+    qkv = torch.randn(14, 3, 2, 8)
+    found = BACKENDS["flash-attn-4"](qkv, layout, window)
+    torch.testing.assert_close(found, reference(qkv, layout, window), atol=0, rtol=0)
+
+
+def test_packages_that_are_not_there_are_passed_over() -> None:
+    assert _is_there("modernbert.attention.cpu")
+    assert not _is_there("modernbert.no_such_module")
+    assert not _is_there("no_such_package.cute.interface")
+    assert _fault("flash-attn-4", "cpu", torch.bfloat16, 64) == "not installed"
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("name", ["torch-varlen", "flash-attn", "sdpa"])
+@pytest.mark.parametrize("name", ["torch-varlen", "flash-attn-4", "flash-attn", "sdpa"])
 @pytest.mark.parametrize("window", [None, 64])
 def test_gpu_backends(name: str, window: int | None) -> None:
-    if name == "flash-attn":
-        pytest.importorskip("flash_attn")
+    if name in PACKAGES:
+        pytest.importorskip(PACKAGES[name])
     lengths = (300, 5, 5, 700, 193, 64)
     layout = Layout(pack([[0] * length for length in lengths]).to("cuda"))
     values = torch.randn(sum(lengths), 3, 2, 64, device="cuda", dtype=torch.bfloat16)
