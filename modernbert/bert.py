@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from modernbert.attention import Layout, attention, layout_of
 from modernbert.config import EncoderConfig
+from modernbert.even import evened
 from modernbert.inputs import check_dropout, check_pack, run_layer
 from modernbert.kernels import add_layer_norm, layer_norm
 from modernbert.packing import Packed
@@ -63,14 +64,17 @@ class BertEncoder(nn.Module):
                 outside its table.
             BackendError: the pack is on another device than the weights.
         """
-        check_pack(packed, self.config, self.embeddings.LayerNorm.weight.device)
+        weight = self.embeddings.LayerNorm.weight
+        check_pack(packed, self.config, weight.device)
+        wanted = packed.num_tokens if rows is None else len(rows)
+        packed, rows = evened(packed, rows, weight, self.config.max_positions)
         layout = layout_of(packed)
         recompute = self.gradient_checkpointing and self.training
         hidden = self.embeddings(packed, layout)
         last = len(self.layers) - 1
         for i, layer in enumerate(self.layers):
             hidden = run_layer(layer, recompute, hidden, layout, rows if i == last else None)
-        return hidden
+        return hidden[:wanted]
 
     @torch.no_grad()
     def reset_parameters(self) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from modernbert.attention import Layout, attention, layout_of
 from modernbert.config import EncoderConfig
+from modernbert.even import evened
 from modernbert.inputs import check_dropout, check_pack, run_layer
 from modernbert.kernels import add_layer_norm, apply_rope, geglu, layer_norm, pair_order, rope_table
 from modernbert.packing import Packed
@@ -52,6 +53,8 @@ class ModernBertEncoder(nn.Module):
             BackendError: the pack is on another device than the weights.
         """
         check_pack(packed, self.config, self.final_norm.weight.device)
+        wanted = packed.num_tokens if rows is None else len(rows)
+        packed, rows = evened(packed, rows, self.final_norm.weight, self.config.max_positions)
         layout = layout_of(packed)
         tables = {theta: rope_table(layout.positions, self.config.head_dim, theta) for theta in set(self.config.thetas)}
         recompute = self.gradient_checkpointing and self.training
@@ -63,7 +66,7 @@ class ModernBertEncoder(nn.Module):
             residual, update = run_layer(layer, recompute, residual, update, layout, tables[theta], only)
         assert update is not None  # a configuration has at least one layer
         norm = self.final_norm
-        return add_layer_norm(residual, update, norm.weight, norm.bias, norm.eps)[1]
+        return add_layer_norm(residual, update, norm.weight, norm.bias, norm.eps)[1][:wanted]
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
