@@ -45,9 +45,11 @@ def read_rows(job: Job) -> Checked:
 
 def arguments(job: Job, rows: int, kind: Any = None) -> Any:
     """TrainingArguments, or another `kind` of them, with our optimiser settings and defaults for all the rest."""
+    import torch
     from transformers import TrainingArguments
 
     optim, trainer = job.config["optim"], job.config["trainer"]
+    on_cpu = trainer["accelerator"] == "cpu" or not torch.cuda.is_available()
     steps = -(-rows // optim["batch_size"]) * trainer["max_epochs"]
     total = steps if trainer["max_steps"] < 0 else min(steps, trainer["max_steps"])
     return (kind or TrainingArguments)(
@@ -66,7 +68,7 @@ def arguments(job: Job, rows: int, kind: Any = None) -> Any:
         label_smoothing_factor=job.config["task"].get("label_smoothing", 0.0),
         # precision=auto is each side's own choice: Trainer's is fp32 on every device.
         bf16=trainer["precision"] == "bf16-mixed",
-        use_cpu=trainer["accelerator"] == "cpu",
+        use_cpu=on_cpu,  # without it Trainer refuses bf16 there
         seed=job.seed,
         save_strategy="no",
         report_to="none",
