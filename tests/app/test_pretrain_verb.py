@@ -108,9 +108,22 @@ def test_a_stopped_run_resumes_to_the_same_weights(text: Path, tmp_path: Path, m
     assert whole.keys() == cut.keys()
 
 
+def test_context_is_reconstructed_by_a_decoder_that_stays_behind(text: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert pretrain(text, run, "shape=tiny", "budget.tokens=4000", "optim.lr=1e-2", "context=0.45") == 0
+    before, after = log(run)[0], json.loads((run / "metrics.json").read_text())["held_out"]
+    assert after["context_loss"] < float(before["context_loss"]) - 0.5
+    assert_transformers_agrees(run / "model")
+    before_again = read_tensors(run / "model")
+    assert not any(name.startswith(("decoder.layer", "decoder.head")) for name in before_again)
+    assert main(["pretrain", f"resume={run}"]) == 0  # its last checkpoint has the decoder
+    assert all(torch.equal(value, before_again[name]) for name, value in read_tensors(run / "model").items())
+
+
 @pytest.mark.parametrize(
     ("word", "said"),
     [
+        ("context=1.5", "context=1.5"),
         ("data.text=nowhere.txt", "no such file"),
         ("mask=1.5", "mask=1.5"),
         ("data.max_length=9000", "8 to 8192"),
