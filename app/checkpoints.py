@@ -64,6 +64,8 @@ class Checkpoints(L.Callback):
         self.best_score = math.nan
         self.best_name: str | None = None
         self.restored: dict[str, Any] | None = None
+        #: What the last checkpoint of a finished training holds.
+        self.ended: dict[str, Any] = {}
         self._random: list[Any] = []
         self.spent = {"seconds": 0.0, "cpu_seconds": 0.0}
         self.begun = self.begun_cpu = self.last = 0.0
@@ -125,6 +127,7 @@ class Checkpoints(L.Callback):
         pl_module.on_save_checkpoint(held)
         if self.best_name is None:
             held["weights"] = dict(trainer.strategy.lightning_module_state_dict())
+        self.ended = held
         if trainer.is_global_zero:
             steps = trainer.fit_loop.epoch_loop._batches_that_stepped
             about = {"step": done(trainer), "best": self.best_name, "logged_steps": steps + 1, "finished": True}

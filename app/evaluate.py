@@ -13,7 +13,7 @@ from app.progress import tracking
 from app.rundir import data_name
 from app.summary import summarise
 from app.threads import use_threads
-from modernbert.errors import DataError
+from modernbert.errors import ConfigError, DataError
 from tasks.data.module import require_columns
 from tasks.data.schema import Report
 from tasks.evaluation import evaluate
@@ -23,8 +23,15 @@ from tasks.run import Run, write_json
 def main(cfg: DictConfig) -> int:
     """Score `cfg.run` on `cfg.data.test`; returns the exit status."""
     use_threads(cfg.threads)
+    settings, names = plain(cfg.data), [str(name) for name in cfg.mteb]
+    if bool(settings["test"]) == bool(names):
+        raise ConfigError("give either data.test=<labelled rows>, or mteb=[SciFact,…] for tasks of MTEB.")
     run = Run.load(cfg.run, cfg.device, cfg.precision)
-    settings = plain(cfg.data)
+    budget = None if settings["tokens_per_batch"] == "auto" else int(settings["tokens_per_batch"])
+    if names:
+        from app import mteb_tasks
+
+        return mteb_tasks.main(run, names, cfg.output, budget)
     report = Report()
     reading = {"split": "test", "corpus": settings["corpus"]}
     read = run.schema.read(settings["test"], settings["columns"], report, reading)
@@ -36,7 +43,6 @@ def main(cfg: DictConfig) -> int:
     Doctor().show(report)
     folder = Path(cfg.output) if cfg.output else run.folder / "evaluations" / data_name(settings["test"])
     examples = run.schema.examples(table, run.tokenizer, "evaluate")
-    budget = None if settings["tokens_per_batch"] == "auto" else int(settings["tokens_per_batch"])
     with tracking("scoring", len(table)) as advance:
         found = evaluate(run.task, examples, table, "test", folder, budget, advance)
     write_json(folder / "metrics.json", {"test": found.compute()})

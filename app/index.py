@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from app import console
+from app import bulk, console
 from app.compose import plain
 from app.progress import tracking
 from app.rundir import data_name
@@ -39,14 +39,22 @@ def main(cfg: DictConfig) -> int:
     elif settings["add"]:
         raise ConfigError(f"add=true, but there is no index in {folder}: leave add out to build one.")
     embedder, model = chosen_model(settings, folder, there)
-    count = readers.count(corpus_file(settings["corpus"]))
+    by_ray = settings["engine"] == "ray"
+    source = settings["corpus"]
+    count = bulk.rows_of(bulk.shards(source)) if by_ray else readers.count(corpus_file(source))
     index = Index.open(folder, complete=False) if there else begin(settings, folder, embedder, model, count)
     if there and not index.meta.complete:
         console.note(f"going on with {folder}: {len(index):,} documents are there")
-    documents = read_documents(settings["corpus"], settings["columns"], own_ids=bool(settings["add"]))
     budget = None if settings["tokens_per_batch"] == "auto" else int(settings["tokens_per_batch"])
+    if by_ray:
+        embedder = encoded = bulk.encode(settings, folder, embedder, model, budget)
+        documents = encoded.documents()
+    else:
+        documents = read_documents(source, settings["columns"], own_ids=bool(settings["add"]))
     with tracking("encoding documents", count) as advance:
         added = index.add(documents, embedder, budget, advance)
+    if by_ray:
+        bulk.forget(folder)
     replaced = f", {added.replaced:,} replaced" if added.replaced else ""
     kept = f", {added.kept:,} were there" if added.kept else ""
     done = f"{added.encoded:,} documents encoded{kept}{replaced}"
@@ -89,7 +97,8 @@ def begin(
     settings: Mapping[str, Any], folder: Path, embedder: Embedder, model: Mapping[str, Any], count: int | None
 ) -> Index:
     """A new index, its engine chosen by the size of the corpus."""
-    engine, note = choose_engine(settings["engine"], count, embedder.kind)
+    asked = "auto" if settings["engine"] == "ray" else settings["engine"]
+    engine, note = choose_engine(asked, count, embedder.vector_kind)
     if note:
         console.note(note)
     return Index.create(folder, engine, embedder, remembered(model, folder), settings["corpus"])

@@ -16,15 +16,17 @@ from app.progress import tracking
 from app.threads import use_threads
 from modernbert.errors import ConfigError, DataError
 from tasks.answers import Hit
+from tasks.comparison import shortened
 from tasks.data import readers
 from tasks.data.ranking.columns import QUERY, QUERY_ID
 from tasks.data.ranking.runs import write_run
 from tasks.data.schema import map_columns
 from tasks.data.writers import open_writer
+from tasks.embedding import Embedder
 from tasks.run import Run, has_text
 from tasks.search.index import Index
 from tasks.search.model import embedder_of_run, index_of_run, reopen
-from tasks.search.passage import matching_passages
+from tasks.search.passage import WIDTH, matching_passages
 from tasks.search.rerank import Reranker
 from tasks.search.searcher import Searcher
 
@@ -75,7 +77,7 @@ def show(query: str, hits: Sequence[Hit], searcher: Searcher) -> None:
     if not hits:
         console.out().print(Text(f"nothing found for {query!r}"))
         return
-    found = matching_passages(query, [hit.text for hit in hits], searcher.embedder)
+    found = shown_passages(query, hits, searcher.embedder)
     drawn = Drawn(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     drawn.add_column("", justify="right", style="dim")
     drawn.add_column("score", justify="right")
@@ -84,6 +86,16 @@ def show(query: str, hits: Sequence[Hit], searcher: Searcher) -> None:
     for rank, (hit, passage) in enumerate(zip(hits, found, strict=True), start=1):
         drawn.add_row(str(rank), f"{hit.score:.3f}", Text(hit.id), Text(passage))
     console.out().print(drawn)
+
+
+def shown_passages(query: str, hits: Sequence[Hit], embedder: Embedder | None) -> list[str]:
+    """What is shown of each hit: its passage with the characters it is at, or a part of it that matches."""
+    if all(hit.passage is None for hit in hits):
+        return matching_passages(query, [hit.text for hit in hits], embedder)
+    lines = [" ".join((hit.passage or "").split()) for hit in hits]
+    return [
+        f"[{hit.start}:{hit.end}] {shortened(line, 2 * WIDTH)}" for hit, line in zip(hits, lines, strict=True)
+    ]
 
 
 def search_file(searcher: Searcher, settings: Mapping[str, Any]) -> int:
@@ -98,13 +110,19 @@ def search_file(searcher: Searcher, settings: Mapping[str, Any]) -> int:
         answered = (
             (part, searcher.search([q for _, q in part], settings["k"], settings["mode"], advance)) for part in parts
         )
-        count = write_hits(output, answered)
+        count = write_hits(output, answered, searcher.index.meta.split != "none")
     console.out().print(f"{count:,} hits of {len(queries):,} queries, in {output}")
     return 0
 
 
-def write_hits(output: Path, answered: Iterator[tuple[Sequence[tuple[str, str]], list[list[Hit]]]]) -> int:
-    """Write rankings as they come; returns the number of hits."""
+def write_hits(
+    output: Path, answered: Iterator[tuple[Sequence[tuple[str, str]], list[list[Hit]]]], located: bool = False
+) -> int:
+    """Write rankings as they come; returns the number of hits.
+
+    Args:
+        located: hits have passages.
+    """
     if output.suffix in RUN_FILES:
         run = [
             (name, [(hit.id, hit.score) for hit in hits])
@@ -117,13 +135,14 @@ def write_hits(output: Path, answered: Iterator[tuple[Sequence[tuple[str, str]],
     with open_writer(output) as writer:
         for part, found in answered:
             rows = [
-                (name, query, rank, hit.score, hit.id, hit.text)
+                (name, query, rank, hit.score, hit.id, hit.text, hit.start, hit.end, hit.passage)
                 for (name, query), hits in zip(part, found, strict=True)
                 for rank, hit in enumerate(hits, start=1)
             ]
-            names = ("query_id", "query", "rank", "score", "id", "text")
+            names = ("query_id", "query", "rank", "score", "id", "text", "start", "end", "passage")
             columns = zip(*rows, strict=True) if rows else ([] for _ in names)
-            writer.write({name: list(column) for name, column in zip(names, columns, strict=True)})
+            cells = {name: list(column) for name, column in zip(names, columns, strict=True)}
+            writer.write({name: cells[name] for name in (names if located else names[:6])})
             count += len(rows)
     return count
 

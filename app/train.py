@@ -35,6 +35,7 @@ from tasks.data.module import Checked, DataModule, DataSettings, Prepared, check
 from tasks.data.tokenise import load_tokenizer
 from tasks.numbers import Numbers
 from tasks.optim import Optim
+from tasks.sharding import Sharded
 
 CACHE = Path.home() / ".cache" / "modernbert" / "tokens"
 
@@ -145,6 +146,11 @@ def learn_and_save(
             return
         training, best, learned = checkpoints_of(trainer).facts(trainer), checkpoints_of(trainer).best_path(), None
         training |= {"budget_use": data.sampler.budget_use, "checkpointing": task.encoder.gradient_checkpointing}
+        if isinstance(trainer.strategy, Sharded):
+            # What this process has of the weights is a part: the whole ones go into a task like that of before.
+            held = checkpoints_of(trainer).ended
+            task, learned = new_task(cfg, base, prepared), held.get("weights")
+            task.on_load_checkpoint(held)
     if best is not None:
         learned = state.read(best)["state_dict"]
     if learned is not None:
@@ -158,7 +164,8 @@ def make_room(cfg: DictConfig, task: Task, data: DataModule, trainer: L.Trainer)
     """Set whether activations are computed again, and say where they are."""
     encoder, device = task.encoder, trainer.strategy.root_device
     most = memory.largest_micro_batch(data.examples["train"].lengths, data.batch_size, data.tokens_per_batch)
-    asked, states = cfg.trainer.get("checkpointing", "auto"), memory.state_bytes(task, device)
+    parts = trainer.world_size if isinstance(trainer.strategy, Sharded) else 1
+    asked, states = cfg.trainer.get("checkpointing", "auto"), memory.state_bytes(task, device, parts)
     encoder.gradient_checkpointing = memory.recomputes(asked, encoder.config, most, states, device)
     task.memory.allowed = asked == "auto"
     if encoder.gradient_checkpointing and trainer.is_global_zero:

@@ -18,6 +18,7 @@ from app.signals import Signals
 from modernbert.errors import ConfigError
 from modernbert.hardware import bf16_pays
 from tasks.base import Task
+from tasks.sharding import Sharded
 
 
 def build_trainer(
@@ -44,7 +45,7 @@ def build_trainer(
     return L.Trainer(
         accelerator=cfg.trainer.accelerator,
         devices=cfg.trainer.devices,
-        strategy=strategy(cfg.trainer.strategy),
+        strategy=strategy(cfg.trainer.strategy, cfg.trainer.precision),
         precision=precision(cfg.trainer.precision, cfg.trainer.accelerator),
         max_epochs=cfg.trainer.max_epochs,
         max_steps=cfg.trainer.max_steps,
@@ -73,12 +74,19 @@ def monitored(task: Task, asked: str | None) -> tuple[str, str]:
     return (report.headline, report.mode) if asked is None else (asked, report.direction(asked))
 
 
-def strategy(asked: str) -> Any:
-    """How processes share the work, by Lightning's name.
+def strategy(asked: str, precision: str | int = "auto") -> Any:
+    """How processes share the work, by Lightning's name, or `fsdp` for ours.
 
     Our only buffers are constants (positions): sending them at each forward pass is waste, and processes that
     validate unequal numbers of batches would wait for each other for ever.
+
+    Raises:
+        ConfigError: fsdp with a precision whose loss scale it cannot share.
     """
+    if asked == "fsdp":
+        if str(precision) not in ("auto", "32", "bf16-mixed"):
+            raise ConfigError(f"trainer.precision={precision}: allowed with trainer=fsdp is auto, 32 or bf16-mixed.")
+        return Sharded()
     return DDPStrategy(forward_sync_buffers=False) if asked == "ddp" else asked
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,19 @@ class Span:
 
 @dataclass(frozen=True)
 class Hit:
-    """A document found for a query."""
+    """A document found for a query.
+
+    Where documents are split (task.split), `passage` is the part that answers best: characters [start, end) of `text`.
+    """
 
     id: str
     text: str
     score: float
+    start: int | None = None
+    end: int | None = None
+    passage: str | None = None
+
+
+def plain_hit(hit: Hit) -> dict[str, Any]:
+    """A hit as JSON; without a passage where documents are whole."""
+    return {name: value for name, value in vars(hit).items() if value is not None}

@@ -1,14 +1,12 @@
-"""What every task shares: a step of packed micro-batches, optimiser groups, metrics.
+"""The contract of a task: what a subclass gives, what it may give, and Lightning's hooks over both.
 
-T tokens, B sequences, D hidden size.
+B examples of a batch.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,6 +16,7 @@ from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor, nn
 
 from modernbert.weights import Encoder, encoder_to_hf
+from tasks import training
 from tasks.data.examples import Batch
 from tasks.data.readers import Table
 from tasks.data.writers import with_columns
@@ -25,17 +24,9 @@ from tasks.heads import head_to_hf, load_head
 from tasks.memory import Memory
 from tasks.metrics import WorstErrors
 from tasks.numbers import Numbers
-from tasks.optim import Optim, build_optimizer, parameter_groups, schedule, word_table
-from tasks.row_adamw import RowAdamW, clip_grad_norm
-
-
-@dataclass
-class Throughput:
-    """What training has done so far on this rank, for the progress bar: real tokens, forward passes, last loss."""
-
-    tokens: int = 0
-    micro_batches: int = 0
-    loss: float | Tensor = math.nan
+from tasks.optim import Optim, parameter_groups
+from tasks.sharding import Sharded
+from tasks.training import Throughput
 
 
 class Task(L.LightningModule):
@@ -170,21 +161,6 @@ class Task(L.LightningModule):
         """config.json by which transformers builds the same model."""
         raise NotImplementedError
 
-    def labelled_config(self, kind: str, names: Sequence[str]) -> dict[str, Any]:
-        """config.json of the encoder with the head "For<kind>" of its family, whose outputs have these names."""
-        raw = dict(self.encoder.config.raw)
-        raw["architectures"] = [self.architecture(f"For{kind}")]
-        raw["id2label"] = {str(i): name for i, name in enumerate(names)}
-        raw["label2id"] = {name: i for i, name in enumerate(names)}
-        raw["num_labels"] = len(names)
-        raw["classifier_dropout"] = self.head.drop.p  # type: ignore[union-attr]
-        return raw
-
-    def architecture(self, kind: str) -> str:
-        """The class of transformers with this encoder, such as BertModel of "Model"."""
-        family = {"modernbert": "ModernBert", "bert": "Bert", "roberta": "Roberta"}[self.encoder.config.family]
-        return ("XLMRoberta" if self.encoder.config.raw.get("model_type") == "xlm-roberta" else family) + kind
-
     def usage(self, text: str) -> str:
         """A few lines of Python for the model card: the model without a line of ours, on a text."""
         call = f'pipeline("{self.pipeline}", model="model"{self.pipeline_options})'
@@ -199,44 +175,24 @@ class Task(L.LightningModule):
 
     # -- training ------------------------------------------------------------------------------------------
 
+    def configure_model(self) -> None:
+        """Cut the weights where processes share them out; Lightning calls it before it makes the optimiser."""
+        if isinstance(self.trainer.strategy, Sharded):
+            self.trainer.strategy.shard(self)
+
     def training_step(self, step: list[Batch], batch_idx: int) -> None:
-        optimizer = self.optimizers()
-        total = self.all_ranks(sum(self.units(batch) for batch in step))
-        loss = self.memory.run(self, step, lambda: self.backward_step(step, total))
-        if self.trainer.world_size > 1:
-            loss = loss.new_tensor(self.all_ranks(float(loss)))
-        if self.scaler is not None:
-            self.scaler.unscale_(optimizer.optimizer)  # type: ignore[union-attr]  # clipping wants the true norm
-        limit = self.optim.clip or math.inf  # type: ignore[union-attr]
-        norm = clip_grad_norm(self.parameters(), limit)
-        sound = self.require_finite(norm, loss, step)
-        if sound:
-            optimizer.step()  # type: ignore[union-attr]
-        optimizer.zero_grad(set_to_none=True)  # type: ignore[union-attr]
-        self.lr_schedulers().step()  # type: ignore[union-attr]
-        self.throughput.tokens += sum(batch.packed.num_tokens for batch in step)
-        self.throughput.micro_batches += len(step)
-        if sound:
-            self.throughput.loss = loss
-            self.epoch_losses.append(loss)
-            self.log("train_loss", loss, batch_size=sum(len(batch) for batch in step))
+        training.take_step(self, step)
 
     def backward_step(self, step: list[Batch], total: float) -> Tensor:
-        """Backward through each micro-batch; returns the step's loss. Ranks exchange gradients once, at the last.
+        """Add the gradients of a step whose units sum to `total` over all ranks; returns its loss.
 
-        DDP averages over ranks, the loss is divided by the units of all ranks: hence the factor world_size.
+        A loss that looks at the whole step at once goes a way of its own.
         """
-        loss = torch.zeros((), device=self.device)
-        for position, batch in enumerate(step):
-            with self.no_exchange() if position < len(step) - 1 else contextlib.nullcontext():
-                part = self.loss_sum(self.outputs(self.memory.at(batch)), batch) / total
-                self.memory.exchanged = self.trainer.world_size > 1 and position == len(step) - 1
-                self.manual_backward(part * self.trainer.world_size)
-            loss += part.detach()
-        return loss
+        return training.accumulate(self, step, total)
 
     @contextlib.contextmanager
     def no_exchange(self) -> Iterator[None]:
+        """Within it ranks keep their gradients to themselves."""
         strategy = self.trainer.strategy
         with strategy.block_backward_sync() if isinstance(strategy, ParallelStrategy) else contextlib.nullcontext():
             yield
@@ -247,53 +203,19 @@ class Task(L.LightningModule):
             return value
         return float(self.trainer.strategy.reduce(torch.tensor(value, device=self.device), reduce_op="sum"))
 
-    @property
-    def scaler(self) -> Any:
-        """The loss scaler of precision=16-mixed, else None."""
-        return getattr(self.trainer.precision_plugin, "scaler", None)
-
-    def require_finite(self, norm: Tensor, loss: Tensor, step: list[Batch]) -> bool:
-        """Whether loss and gradient are numbers; if not, what `numbers` is set to happens, before the weights move."""
-        if self.scaler is not None and math.isfinite(float(loss)) and self.scaler.get_scale() > 1:
-            return True  # a scale too large for fp16 is ordinary: the scaler leaves the step out and halves it
-        done = self.trainer.fit_loop.epoch_loop.batch_progress.total.completed  # steps left out count too
-        return self.numbers.sound(self, step, done, float(loss), float(norm))
-
     def configure_optimizers(self) -> Any:
-        if self.optim is None:
-            raise RuntimeError("this task was loaded for prediction; it has no optimiser settings")
-        # DDP wraps the model in a process of its own too, and exchanges dense gradients only.
-        alone = not isinstance(self.trainer.strategy, ParallelStrategy) and not self.uses_word_table
-        table = word_table(self.encoder) if alone else None
-        optimizer = build_optimizer(self.parameter_groups(self.optim), self.optim, table)
-        steps = int(self.trainer.estimated_stepping_batches)
-        rate = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule(self.optim, steps))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
+        return training.optimizers(self)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """What a resumed training needs beside weights and optimiser. A task with state of its own adds to it."""
-        checkpoint["task"] = {
-            "throughput": [self.throughput.tokens, self.throughput.micro_batches],
-            "history": self.history,
-            "epoch_losses": torch.stack(self.epoch_losses) if self.epoch_losses else None,
-            "skipped": [self.numbers.skipped, self.numbers.in_a_row],
-            "memory": [self.memory.budget, self.encoder.gradient_checkpointing],
-        }
+        checkpoint["task"] = training.progress(self)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take back what `on_save_checkpoint` gave."""
-        held = checkpoint["task"]
-        self.throughput.tokens, self.throughput.micro_batches = held["throughput"]
-        self.history = list(held["history"])
-        self.epoch_losses = [] if held["epoch_losses"] is None else list(held["epoch_losses"].unbind())
-        self.numbers.skipped, self.numbers.in_a_row = held["skipped"]
-        self.memory.budget, recompute = held["memory"]
-        self.encoder.gradient_checkpointing |= recompute
+        training.take_back(self, checkpoint["task"])
 
     def on_train_end(self) -> None:
-        optimizer = self.optimizers(use_pl_optimizer=False)
-        if isinstance(optimizer, RowAdamW):
-            optimizer.close()
+        training.close_optimizer(self)
 
     def parameter_groups(self, optim: Optim) -> list[dict]:
         """What the optimiser moves, and how fast."""

@@ -26,6 +26,7 @@ def step_gradient(
     loss_of: Callable[[list[Tensor]], Tensor],
     backward: Callable[[Tensor], None],
     no_exchange: Callable[[], AbstractContextManager[None]] = nullcontext,
+    at_last: Callable[[], AbstractContextManager[None]] = nullcontext,
     factor: float = 1.0,
 ) -> Tensor:
     """Backward of `loss_of([model(batch) for batch in step])` with the graph of one micro-batch at a time.
@@ -37,6 +38,7 @@ def step_gradient(
         loss_of: the outputs of every micro-batch -> the step's loss, a scalar.
         backward: what runs the backward of a scalar, and adds to the gradients of the weights.
         no_exchange: what keeps ranks from exchanging gradients, around every backward but the last.
+        at_last: what is around the last; asked when `loss_of` is done.
         factor: on the gradient; the number of ranks where the exchange is a mean.
 
     Returns:
@@ -53,11 +55,11 @@ def step_gradient(
     loss = loss_of(leaves)
     gradients = [gradient * factor for gradient in torch.autograd.grad(loss, leaves)]
     # The kept graph first: its memory is free before the next forward.
-    with no_exchange() if len(step) > 1 else nullcontext():
+    with no_exchange() if len(step) > 1 else at_last():
         backward(along(kept, gradients[-1]))
     del kept
     for place, (batch, state) in enumerate(zip(step[:-1], states, strict=True)):
-        with no_exchange() if place < len(states) - 1 else nullcontext():
+        with no_exchange() if place < len(states) - 1 else at_last():
             with replayed(state):
                 again = model(batch)
             backward(along(again, gradients[place]))

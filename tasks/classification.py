@@ -21,7 +21,7 @@ from tasks.base import Task
 from tasks.data.examples import Batch
 from tasks.data.windows import Merging
 from tasks.data.writers import open_writer
-from tasks.heads import Pooling, SequenceHead
+from tasks.heads import Pooling, SequenceHead, labelled_config
 from tasks.labels import Labels
 from tasks.optim import Optim, require
 from tasks.text_schema import ClassificationSchema
@@ -261,13 +261,14 @@ class Classification(Task):
 
     def hf_config(self) -> dict[str, Any]:
         """The keys of config.json by which transformers builds the same model with the same labels."""
-        raw = self.labelled_config("SequenceClassification", output_names(self.labels))
+        config = self.encoder.config
+        raw = labelled_config(config, "SequenceClassification", output_names(self.labels), self.head.drop.p)
         raw["problem_type"] = {
             "regression": "regression",
             "multilabel": "multi_label_classification",
             "ordinal": "multi_label_classification",
         }.get(self.labels.kind, "single_label_classification")
-        if self.encoder.config.family == "modernbert":
+        if config.family == "modernbert":
             raw["classifier_pooling"] = self.head.pool
         return raw
 

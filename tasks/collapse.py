@@ -42,12 +42,16 @@ class Setting:
 
 
 class CollapseWatch:
-    """Sums over the last steps; `add` for each micro-batch, `step` after each step."""
+    """Sums over the last steps; `begin` before each step, `add` for each micro-batch, `step` after each step."""
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
         self.current: Tensor | None = None
         self.window: deque[Tensor] = deque(maxlen=WINDOW)
+
+    def begin(self) -> None:
+        """Forget the micro-batches of a step that broke off for want of memory: they come again."""
+        self.current = None
 
     def add(self, loss: Tensor, scores: Tensor, targets: Tensor, flat: Tensor | None) -> None:
         """One micro-batch.

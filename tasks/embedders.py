@@ -12,22 +12,23 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from modernbert import pooling
 from modernbert.config import EncoderConfig
 from modernbert.errors import EncoderError
 from modernbert.packing import Packed
 from modernbert.weights import Encoder
+from tasks.data.passages import passage_borders
+from tasks.data.windows import Merging, merged
 from tasks.heads import PredictionHead, initialise
+from tasks.optim import require
+from tasks.segment_max import segment_max_logits
 from tasks.st_layout import Layout
-from tasks.vectors import normalise
+from tasks.vectors import Kind, normalise
 
 Pooling = Literal["cls", "mean"]
 #: Features of a token vector in ColBERT (Khattab and Zaharia 2020, arXiv:2004.12832).
 TOKEN_SIZE = 128
-#: Logits (tokens times vocabulary) held at once: 64 MiB in fp32, 550 tokens of a vocabulary of 30,000.
-CHUNK_LOGITS = 2**24
 
 
 class DenseHead(nn.Module):
@@ -38,6 +39,7 @@ class DenseHead(nn.Module):
         pool: cls or mean.
         projection: P, or None for none.
         bias, activation: of the projection; `activation` is identity or tanh.
+        merging: how the passages of a text become its vector; max leaves each its own: `read -> (W, P or D)`.
     """
 
     def __init__(
@@ -47,23 +49,35 @@ class DenseHead(nn.Module):
         projection: int | None = None,
         bias: bool = True,
         activation: Literal["identity", "tanh"] = "identity",
+        merging: Merging = "max",
     ) -> None:
         super().__init__()
         self.pool: Pooling = pool
+        self.merging: Merging = merging
         self.activation = activation
         self.projection = None if projection is None else nn.Linear(config.hidden_size, projection, bias)
         self.size = projection or config.hidden_size
+        #: The weight of a passage among those of its text, before the softmax over them.
+        self.attention = nn.Linear(config.hidden_size, 1) if merging == "attention" else None
         initialise(self, float(config.raw.get("initializer_range", 0.02)))
+        if self.attention is not None:
+            nn.init.zeros_(self.attention.weight)  # begins as the mean
 
     def read(self, encoder: Encoder, packed: Packed) -> Tensor:
         if self.pool == "cls":
             pooled = encoder(packed, rows=packed.cu_seqlens[:-1].long())
         else:
             pooled = pooling.mean(encoder(packed), packed)
+        found = pooled
         if self.projection is not None:
-            pooled = self.projection(pooled)
-            pooled = torch.tanh(pooled) if self.activation == "tanh" else pooled
-        return normalise(pooled)
+            found = self.projection(pooled)
+            found = torch.tanh(found) if self.activation == "tanh" else found
+        borders = passage_borders(packed)
+        if borders is not None and self.merging != "max":
+            if self.attention is not None:
+                found = torch.cat([found, self.attention(pooled).to(found)], dim=1)
+            found = merged(found.float(), borders, self.merging)
+        return normalise(found)
 
 
 class MultiVectorHead(nn.Module):
@@ -111,7 +125,9 @@ class SparseHead(nn.Module):
         else:
             hidden = self.transform["norm"](F.gelu(self.transform["dense"](hidden)))  # type: ignore[index]
         table = self.weight if self.weight is not None else word_weight(encoder)
-        highest = segment_max_logits(hidden, table, packed.cu_seqlens)
+        borders = passage_borders(packed)
+        ends = packed.cu_seqlens if borders is None else packed.cu_seqlens[borders]  # of texts, whatever their passages
+        highest = segment_max_logits(hidden, table, ends)
         if self.bias is not None:
             highest = highest + self.bias
         return torch.log1p(torch.relu(highest))
@@ -166,12 +182,19 @@ class SparseHead(nn.Module):
 Head = DenseHead | MultiVectorHead | SparseHead
 
 
-def new_head(encoder: Encoder, layout: Layout, projection: int | None, pooling: Pooling | None = None) -> Head:
+def new_head(
+    encoder: Encoder,
+    layout: Layout,
+    projection: int | None,
+    pooling: Pooling | None = None,
+    merging: Merging = "max",
+) -> Head:
     """The head of a layout, with its projection where that has the size asked for; else a new one is drawn.
 
     Args:
         projection: features; None takes the layout's.
         pooling: None takes the layout's.
+        merging: of the passages of a text, see `DenseHead`.
     """
     config, tensors = encoder.config, layout.projection
     if layout.kind == "sparse":
@@ -183,83 +206,36 @@ def new_head(encoder: Encoder, layout: Layout, projection: int | None, pooling: 
     if layout.kind == "multi_vector":
         head = MultiVectorHead(config, size)
     elif taken:
-        head = DenseHead(config, pooling or layout.pooling, size, "linear.bias" in tensors, layout.activation)
+        bias = "linear.bias" in tensors
+        head = DenseHead(config, pooling or layout.pooling, size, bias, layout.activation, merging)
     else:
-        head = DenseHead(config, pooling or layout.pooling, size)
+        head = DenseHead(config, pooling or layout.pooling, size, merging=merging)
     if taken and head.projection is not None:
         head.projection.load_state_dict({name.removeprefix("linear."): value for name, value in tensors.items()})
     return head
+
+
+def require_head(kind: Kind, pooling: object, projection: int | None) -> None:
+    """ConfigError for a head that a kind does not have."""
+    require("task.pooling", pooling, pooling in (None, "cls", "mean"), "null, cls or mean")
+    require("task.pooling", pooling, pooling is None or kind == "dense", f"null with task.kind={kind}")
+    sized = projection is None or (kind != "sparse" and projection > 0)
+    require("task.projection", projection, sized, "null, or features of a dense or multi_vector vector")
+
+
+def require_merging(kind: Kind, merging: object, is_split: bool, mix_negatives: int) -> None:
+    """ConfigError for passages that cannot answer together as asked."""
+    one_vector = merging in ("mean", "attention") and is_split and kind == "dense"
+    allowed = "max; mean or attention with task.kind=dense and task.split"
+    require("task.merging", merging, merging == "max" or one_vector, allowed)
+    apart = "0 with task.split and task.merging=max, where a document has no one vector"
+    require("task.mix_negatives", mix_negatives, not mix_negatives or not is_split or one_vector, apart)
 
 
 def word_weight(encoder: Encoder) -> Tensor:
     """The word table (V, D) of an encoder."""
     table: Any = getattr(encoder.embeddings, "tok_embeddings", None) or encoder.embeddings.word_embeddings
     return table.weight
-
-
-def segment_max_logits(hidden: Tensor, table: Tensor, cu_seqlens: Tensor) -> Tensor:
-    """(B, V) fp32: for each text and word the highest hidden[t] @ table[v] over its tokens.
-
-    Only CHUNK_LOGITS of the (T, V) products are ever in memory; the backward computes none of them again, since the
-    gradient of a maximum goes to one token: the first of equal ones.
-
-    Args:
-        hidden: (T, D).
-        table: (V, D).
-        cu_seqlens: (B + 1,).
-    """
-    return _SegmentMax.apply(hidden, table, cu_seqlens)
-
-
-class _SegmentMax(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, hidden: Tensor, table: Tensor, cu_seqlens: Tensor) -> Tensor:
-        ends = cu_seqlens.tolist()
-        best = hidden.new_full(
-            (len(ends) - 1, len(table)), -torch.inf, dtype=torch.promote_types(hidden.dtype, torch.float32)
-        )
-        keep = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
-        winner = torch.zeros(best.shape, dtype=torch.int32, device=best.device) if keep else None
-        for start, stop in _chunks(len(hidden), len(table)):
-            logits = (hidden[start:stop] @ table.to(hidden.dtype).t()).to(best.dtype)
-            for b in _touched(ends, start, stop):
-                low, high = max(ends[b], start), min(ends[b + 1], stop)
-                if winner is None:
-                    torch.maximum(best[b], logits[low - start : high - start].amax(dim=0), out=best[b])
-                    continue
-                value, token = logits[low - start : high - start].max(dim=0)
-                better = value > best[b]
-                best[b] = torch.where(better, value, best[b])
-                winner[b] = torch.where(better, (token + low).int(), winner[b])
-        ctx.save_for_backward(hidden, table, winner)
-        ctx.ends = ends
-        return best
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        hidden, table, winner = ctx.saved_tensors
-        grad_hidden = torch.zeros_like(hidden, dtype=grad.dtype)
-        grad_table = torch.zeros_like(table, dtype=grad.dtype)
-        wide = table.to(grad.dtype)
-        for start, stop in _chunks(len(hidden), len(table)):
-            pull = grad.new_zeros(stop - start, len(table))  # what each token won, times the gradient there
-            for b in _touched(ctx.ends, start, stop):
-                word = ((winner[b] >= start) & (winner[b] < stop) & (grad[b] != 0)).nonzero().squeeze(1)
-                pull[winner[b, word].long() - start, word] = grad[b, word]
-            grad_hidden[start:stop] = pull @ wide
-            grad_table.addmm_(pull.t(), hidden[start:stop].to(grad.dtype))
-        return grad_hidden.to(hidden.dtype), grad_table.to(table.dtype), None
-
-
-def _chunks(tokens: int, words: int) -> list[tuple[int, int]]:
-    step = max(1, CHUNK_LOGITS // words)
-    return [(start, min(start + step, tokens)) for start in range(0, tokens, step)]
-
-
-def _touched(ends: list[int], start: int, stop: int) -> list[int]:
-    """Texts with a token in [start, stop)."""
-    return [b for b in range(len(ends) - 1) if ends[b] < stop and ends[b + 1] > start]
 
 
 def punctuation_ids(tokenizer: Any) -> list[int]:

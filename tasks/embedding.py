@@ -15,8 +15,12 @@ import torch
 from modernbert import weights
 from modernbert.config import read_config
 from modernbert.errors import ConfigError
+from tasks.data.borders import SPLITS, Split
+from tasks.data.passages import Passages
 from tasks.data.ranking import Chunk, TextRole
+from tasks.data.ranking.collection import Texts
 from tasks.data.tokenise import load_tokenizer
+from tasks.optim import require
 from tasks.retrieval import Retrieval
 from tasks.retrieval_measure import CHUNK, encode_chunk
 from tasks.retrieval_schema import RetrievalSchema
@@ -61,6 +65,7 @@ class Embedder:
         query_prefix: str | None = None,
         document_prefix: str | None = None,
         max_length: int | None = None,
+        split: Split = "none",
         device: str = "auto",
         precision: str = "auto",
     ) -> Embedder:
@@ -70,11 +75,14 @@ class Embedder:
             source, revision: preset `minilm`, a folder, or a hub name.
             pooling, query_prefix, document_prefix: None takes the modules' own, else mean pooling and no prefix.
             max_length: tokens of a text; None takes the modules' own, else all that the encoder was trained for.
+            split: where documents are split into passages, of which the best counts.
             device, precision: as of `Run.load`.
 
         Raises:
+            ConfigError: a split that there is not.
             EncoderError: the source cannot be reached, or has modules that are not implemented.
         """
+        require("encoder.split", split, split in SPLITS, ", ".join(SPLITS))
         folder = weights.resolve(source, revision)
         found = read_layout(folder) or Layout("dense")
         most = read_config(folder).max_positions
@@ -86,6 +94,8 @@ class Embedder:
             query_prefix=found.query_prefix if query_prefix is None else query_prefix,
             document_prefix=found.document_prefix if document_prefix is None else document_prefix,
             query_max_length=min(found.query_max_length or length, length),
+            split=split,
+            query_expansion=min(found.query_expansion, length),
         )
         task = Retrieval(
             weights.load_encoder(folder),
@@ -103,6 +113,16 @@ class Embedder:
     def kind(self) -> Kind:
         """dense, multi_vector or sparse."""
         return self.task.kind
+
+    @property
+    def vector_kind(self) -> Kind:
+        """The kind of vectors it gives: a dense model has several for a document whose passages stay apart."""
+        return self.task.vector_kind
+
+    @property
+    def split(self) -> Split:
+        """Where it splits documents."""
+        return self.task.schema.split
 
     @property
     def dimension(self) -> int:
@@ -125,6 +145,11 @@ class Embedder:
             "lengths": [schema.limit("query"), schema.limit("document")],
             "skip_punctuation": self.task.skip_punctuation,
         }
+        # Indexes of models without these keep their name.
+        if self.split != "none":
+            settings |= {"split": self.split, "merging": self.task.merging}
+        if schema.query_expansion:
+            settings["query_expansion"] = schema.query_expansion
         digest.update(json.dumps(settings, sort_keys=True).encode())
         return digest.hexdigest()
 
@@ -134,6 +159,7 @@ class Embedder:
         role: TextRole,
         tokens_per_batch: int | None = None,
         advance: Callable[[int], None] | None = None,
+        whole: bool = False,
     ) -> Vectors:
         """The vectors of at least one text, in their order, on the model's device; sparse ones in CSR form.
 
@@ -142,12 +168,36 @@ class Embedder:
             role: query or document.
             tokens_per_batch: of one forward pass; None chooses by device.
             advance: told of texts done.
+            whole: the texts are passages, or queries to compare with these: nothing is split.
 
         Raises:
             DataError: no text, or one that is no text.
         """
-        tokens = self.task.schema.tokens(self.tokenizer, texts, role)
+        schema = self.task.schema
+        tokens = (schema.tokens if whole else schema.texts)(self.tokenizer, texts, role)
+        return self.encode_tokens(tokens, role, tokens_per_batch, advance)
+
+    def encode_tokens(
+        self,
+        tokens: Texts,
+        role: TextRole,
+        tokens_per_batch: int | None = None,
+        advance: Callable[[int], None] | None = None,
+    ) -> Vectors:
+        """The vectors of texts that are tokens already, whole or in passages."""
         return encode_chunk(self.task, Chunk(tokens, role, 0), tokens_per_batch, advance)
+
+    def encode_passages(
+        self,
+        texts: Sequence[str],
+        tokens_per_batch: int | None = None,
+        advance: Callable[[int], None] | None = None,
+    ) -> tuple[Vectors, list[list[int]] | None]:
+        """The vectors of documents, as `encode`, and of each the start and end of its passages, one after another;
+        None where documents are not split."""
+        tokens = self.task.schema.texts(self.tokenizer, texts, "document")
+        borders = tokens.borders() if isinstance(tokens, Passages) else None
+        return self.encode_tokens(tokens, "document", tokens_per_batch, advance), borders
 
     def stream(
         self, texts: Iterable[str], role: TextRole, chunk: int | None = None, tokens_per_batch: int | None = None

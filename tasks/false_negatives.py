@@ -36,6 +36,12 @@ class Counts:
         """Each reason with its count."""
         return ((name, getattr(self, name)) for name in ("same", "known", "close"))
 
+    def in_words(self) -> str:
+        """What was left out, as a phrase."""
+        names = {"same": "of the positive's own text", "known": "known as positives", "close": "above the margin"}
+        told = [f"{count:,} {names[name]}" for name, count in self.items() if name != "close" or count]
+        return f"of {self.pairs:,} pairs of a query and a document, left out as negatives: {', '.join(told)}"
+
 
 def same_document(rows: StepRows) -> Tensor:
     """(Q, N) bool: documents with the text or the id of the row's positive, the positive itself among them."""

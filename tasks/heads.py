@@ -7,8 +7,8 @@ T tokens, B sequences, D hidden size, L outputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -182,6 +182,23 @@ def initialise(module: nn.Module, std: float) -> None:
                 nn.init.zeros_(layer.bias)
             if isinstance(layer, TiedLinear):
                 layer.tie()
+
+
+def architecture(config: EncoderConfig, kind: str) -> str:
+    """The class of transformers with this encoder, such as BertModel of "Model"."""
+    family = {"modernbert": "ModernBert", "bert": "Bert", "roberta": "Roberta"}[config.family]
+    return ("XLMRoberta" if config.raw.get("model_type") == "xlm-roberta" else family) + kind
+
+
+def labelled_config(config: EncoderConfig, kind: str, names: Sequence[str], dropout: float) -> dict[str, Any]:
+    """config.json of an encoder with the head "For<kind>" of its family, whose outputs have these names."""
+    return config.raw | {
+        "architectures": [architecture(config, f"For{kind}")],
+        "id2label": {str(i): name for i, name in enumerate(names)},
+        "label2id": {name: i for i, name in enumerate(names)},
+        "num_labels": len(names),
+        "classifier_dropout": dropout,
+    }
 
 
 def head_to_hf(head: nn.Module, prefix: str) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ Dimensions: T tokens, B sequences, Q queries, P pairs, S longest query, m codes,
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +29,8 @@ from modernbert.packing import Packed, pack, to_padded
 from modernbert.weights import Encoder
 from tasks.heads import Pooling, SequenceHead
 
+Kind = Literal["cross", "poly", "uni"]
+KINDS: tuple[str, ...] = get_args(Kind)
 #: Cosines of the default encoder lie about 0.2 to 0.8 for candidates of a query: so they become logits from -3 to 3.
 SCALE, BIAS = 10.0, -5.0
 #: Scale and bias move so many times the learning rate: with that of the encoder they would hardly leave their start.
@@ -78,6 +80,15 @@ class UniHead(nn.Module):
 
     def forward(self, pooled: Tensor) -> Tensor:
         return self.uni(pooled)
+
+
+def new_head(
+    config: EncoderConfig, kind: Kind, pool: Pooling | None, dropout: float | None, codes: int
+) -> SequenceHead | PolyHead | UniHead:
+    """The head of a kind of reranker; of cross the sequence head of the family, with one score."""
+    if kind == "poly":
+        return PolyHead(config, codes)
+    return UniHead(config, pool, dropout) if kind == "uni" else SequenceHead(config, 1, pool, dropout)
 
 
 class Kept:

@@ -23,6 +23,7 @@ from modernbert.config import EncoderConfig
 from modernbert.errors import BackendError, ConfigError
 from tasks.data.examples import Batch
 from tasks.data.sampler import micro_batches
+from tasks.sharding import Sharded
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,12 @@ Asked = Literal["auto", "on", "off"]
 KEPT_BYTES = {"modernbert": (33, 12), "bert": (41, 8), "roberta": (41, 8)}
 #: Of the free memory, what activations may have: the head, fragments and other guests want some too.
 USABLE = 0.8
+#: What processes tell each other before they exchange gradients; the worst counts for all.
+PROVEN, UNPROVEN, FAILED = 0, 1, 2
+
+
+class ElsewhereError(Exception):
+    """Another process has run out of memory before gradients were exchanged: all begin the step again."""
 
 
 def activation_bytes(config: EncoderConfig, tokens: int) -> int:
@@ -71,10 +78,15 @@ def free_bytes(device: torch.device) -> int | None:
     return max(0, min(found))
 
 
-def state_bytes(model: nn.Module, device: torch.device) -> int:
-    """What a training adds on a device: gradients, AdamW's two moments, and weights that are not there yet."""
+def state_bytes(model: nn.Module, device: torch.device, parts: int = 1) -> int:
+    """What a training adds on a device: gradients, AdamW's two moments, and weights that are not there yet.
+
+    Args:
+        parts: processes that share the moments, and beside the weights of a step one more copy (`Sharded`).
+    """
     sizes = [(p.numel() * p.element_size(), p.device.type == device.type) for p in model.parameters()]
-    return sum(size * (3 if there else 4) for size, there in sizes)
+    shared = 2 if parts == 1 else 3 / parts
+    return int(sum(size * (shared + (1 if there else 2)) for size, there in sizes))
 
 
 def recomputes(asked: Asked | bool, config: EncoderConfig, tokens: int, states: int, device: torch.device) -> bool:
@@ -132,17 +144,22 @@ class Memory:
     one that did not fit is halved. Its gradient is the same, as a step's never depends on how it is cut. The smaller
     budget holds for all later steps. An example that does not fit alone turns activation checkpointing on.
 
+    Of several processes all begin again, each with its own budget: they meet before they exchange gradients
+    (`tasks.exchange`), and one that runs out of memory before says so there.
+
     Attributes:
         budget: most cost of a micro-batch (`DataModule.costs`), None until memory ran out.
         allowed: whether activation checkpointing may be turned on.
         running: the micro-batch whose forward or backward runs.
         exchanged: whether other processes have seen a part of this step, which they would then see twice.
+        proven: most tokens of a micro-batch that has been through a backward here.
     """
 
     budget: int | None = None
     allowed: bool = True
     running: Batch | None = field(default=None, repr=False)
     exchanged: bool = field(default=False, repr=False)
+    proven: int = 0
 
     def run(self, task: Any, step: list[Batch], backward: Callable[[], Tensor]) -> Tensor:
         """The loss of a step, whose gradients `backward` leaves; `step` becomes the micro-batches that ran.
@@ -152,24 +169,37 @@ class Memory:
         """
         self.cut(task, step)
         while True:
-            self.running, self.exchanged = None, False
+            self.running, self.exchanged, change = None, False, None
             try:
-                return backward()
+                loss = backward()
+            except ElsewhereError:
+                pass
             except (RuntimeError, MemoryError) as error:
                 if not (is_out_of_memory(error) or is_starved(error, task.encoder.config, self.running)):
                     raise
                 change = self.shrink(task, step)
                 if change is None:
                     raise BackendError(self.too_much(task, step)) from error
+            else:
+                self.proven = max(self.proven, *(batch.packed.num_tokens for batch in step))
+                return loss
             # Out here the error is gone, and with its frames the activations they held.
-            self.running = None
-            task.zero_grad(set_to_none=True)
-            gc.collect()
-            if torch.cuda.is_initialized():
-                torch.cuda.empty_cache()
+            self.begin_again(task, change)
+            self.cut(task, step)
+
+    def begin_again(self, task: Any, change: str | None) -> None:
+        """Forget the step so far; where it was this process that failed, say so with what has changed."""
+        if change is not None:
+            meet(task, FAILED)
             step_number = task.trainer.global_step
             log.warning("out of memory at step %d: %s. What is learned stays the same.", step_number, change)
-            self.cut(task, step)
+        self.running = None
+        task.zero_grad(set_to_none=True)
+        if isinstance(task.trainer.strategy, Sharded):
+            task.trainer.strategy.begin_again()
+        gc.collect()
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
 
     def at(self, batch: Batch) -> Batch:
         """Notes that this micro-batch is next."""
@@ -220,6 +250,14 @@ class Memory:
             f"out of memory for {tokens} of one example, alone in its micro-batch: use {again}a lower data.max_length "
             "(task.long says what happens to longer texts) or a smaller encoder."
         )
+
+
+def meet(task: Any, level: int) -> int:
+    """The worst of what processes say; each of them must come here."""
+    if task.trainer.world_size == 1:
+        return level
+    said = torch.tensor(level, device=task.trainer.strategy.root_device)
+    return int(task.trainer.strategy.reduce(said, reduce_op="max"))
 
 
 def positions(data: Any, batch: Batch) -> npt.NDArray[np.int64]:

@@ -21,7 +21,7 @@ from tasks.base import Task
 from tasks.crf import CRF, penalty, viterbi
 from tasks.data.readers import Table
 from tasks.data.writers import open_writer, with_columns
-from tasks.heads import TokenHead
+from tasks.heads import TokenHead, labelled_config
 from tasks.ner_schema import NerSchema
 from tasks.optim import Optim, require
 from tasks.spans import Spans, TagTable, pair_up, spans_of
@@ -66,6 +66,7 @@ class Ner(Task):
     pipeline_options = ', aggregation_strategy="first"'
     shown = ("f1", "precision", "recall", "f1_macro", "f1_partial", "f1_type", "token_accuracy")
 
+    head: TokenHead
     weights: Tensor | None
     rule: Tensor
     rule_first: Tensor
@@ -247,4 +248,4 @@ class Ner(Task):
             self.crf.load_state_dict({name: torch.tensor(values) for name, values in fitted.items()})
 
     def hf_config(self) -> dict[str, Any]:
-        return self.labelled_config("TokenClassification", self.tags.names)
+        return labelled_config(self.encoder.config, "TokenClassification", self.tags.names, self.head.drop.p)

@@ -103,7 +103,8 @@ class Numbers:
         rows = None if self.rows is None else [int(self.rows[i]) for i in examples]
         about = {"step": number, "loss": loss, "norm": norm, "source": self.source, "rows": rows, "guilty": guilty}
         held: dict[str, Any] = {"batches": [state.as_tensors(batch) for batch in step]}
-        held |= {"weights": dict(task.state_dict())} if weights else {}
+        if weights:  # of weights that are shared out the first process has all, the others none
+            held["weights"] = dict(task.trainer.strategy.lightning_module_state_dict())
         path = self.folder / f"step-{number:08d}{f'-rank{task.global_rank}' if task.global_rank else ''}{state.SUFFIX}"
         try:
             state.write(path, held, about)

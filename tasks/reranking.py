@@ -5,34 +5,31 @@ P pairs of a batch, Q queries, K most candidates of a query, T tokens, D hidden.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from modernbert.attention import Prefixed
 from modernbert.errors import ConfigError, DataError
 from modernbert.packing import Packed, split
 from modernbert.weights import Encoder
-from tasks import listwise, losses, metrics
+from tasks import listwise, losses, metrics, reranking_tables
 from tasks.base import Task
-from tasks.candidates import CandidateBatch, Candidates
+from tasks.candidates import CandidateBatch
 from tasks.collapse import CollapseWatch, Setting
 from tasks.data.examples import Batch
 from tasks.data.module import AUTO_TOKENS
-from tasks.data.readers import Table
-from tasks.heads import Pooling, SequenceHead, load_head
-from tasks.interaction import Kept, PolyHead, UniHead, poly_scores, rescale, uni_scores
+from tasks.heads import Pooling, SequenceHead, architecture, labelled_config, load_head
+from tasks.interaction import KINDS, Kept, Kind, PolyHead, UniHead, new_head, poly_scores, rescale, uni_scores
 from tasks.optim import Optim, require
 from tasks.platt import fit_platt
 from tasks.reranking_schema import POINTWISE, RerankingSchema
-from tasks.reranking_tables import add_rankings, measure, ranks_within
+from tasks.reranking_tables import add_rankings, ranks_within
 
 LOSSES = (*POINTWISE, *listwise.LISTWISE, "margin_mse")
-KINDS = ("cross", "poly", "uni")
 #: Where sentence-transformers' CrossEncoder finds what turns a logit into a score.
 SIGMOID, IDENTITY = "torch.nn.modules.activation.Sigmoid", "torch.nn.modules.linear.Identity"
 
@@ -71,6 +68,7 @@ class Reranking(Task):
     pipeline = "text-classification"
     library = "sentence-transformers"
     ranks = True
+    measure_ranking = reranking_tables.measure_ranking
     next_steps: ClassVar[Mapping[str, str]] = {
         "score pairs, and rank each query's": "predict run={run} input=pairs.csv output=ranked.csv",
         "sort what a retriever finds": 'search run=<retrieval run> rerank={run} "what you look for"',
@@ -86,7 +84,7 @@ class Reranking(Task):
         schema: RerankingSchema,
         optim: Optim | None = None,
         name: str = "reranking",
-        kind: Literal["cross", "poly", "uni"] = "cross",
+        kind: Kind = "cross",
         loss: str = "bce",
         positive_weight: Literal["balanced"] | float | None = None,
         pooling: Literal["auto", "cls", "mean"] = "auto",
@@ -103,20 +101,11 @@ class Reranking(Task):
         require("task.codes", codes, codes >= 1, "1 or more (the paper: 16, 64, 360)")
         require("task.calibrate", calibrate, calibrate in ("none", "platt"), "none or platt")
         weight = positive_weight
-        if weight is not None and weight != "balanced":
-            require("task.positive_weight", weight, isinstance(weight, (int, float)) and weight > 0,
-                    "null, balanced or a number above 0")  # fmt: skip
-        if weight is not None:
-            require("task.positive_weight", weight, loss == "bce", f"null with task.loss={loss}")
+        fits = weight in (None, "balanced") or (isinstance(weight, (int, float)) and weight > 0)
+        require("task.positive_weight", weight, fits, "null, balanced or a number above 0")
+        require("task.positive_weight", weight, weight is None or loss == "bce", f"null with task.loss={loss}")
         pool: Pooling | None = None if pooling == "auto" else pooling
-        head: nn.Module
-        if kind == "poly":
-            head = PolyHead(encoder.config, codes)
-        elif kind == "uni":
-            head = UniHead(encoder.config, pool, head_dropout)
-        else:
-            head = SequenceHead(encoder.config, 1, pool, head_dropout)
-        super().__init__(encoder, head, optim)
+        super().__init__(encoder, new_head(encoder.config, kind, pool, head_dropout, codes), optim)
         self.name, self.schema, self.kind, self.loss, self.calibrate = name, schema, kind, loss, calibrate
         balanced = schema.negatives / max(1, schema.positives)
         self.positive_weight = 1.0 if weight is None else float(balanced if weight == "balanced" else weight)
@@ -185,6 +174,10 @@ class Reranking(Task):
             return float(len(batch))
         return float(len(batch.query.unique_consecutive()))
 
+    def backward_step(self, step: list[Batch], total: float) -> Tensor:
+        self.watch.begin()
+        return super().backward_step(step, total)
+
     def training_step(self, step: list[Batch], batch_idx: int) -> None:
         super().training_step(step, batch_idx)
         total = int(self.trainer.estimated_stepping_batches)
@@ -217,22 +210,6 @@ class Reranking(Task):
         parts = split(batch.packed, AUTO_TOKENS[self.device.type])
         outputs = batch.merge(torch.cat([self(part) for part in parts]))
         self.update_report(self.reports["validation"], outputs.float(), batch)  # type: ignore[arg-type]
-
-    def measure_ranking(
-        self,
-        examples: Candidates,
-        table: Table,
-        split: str,
-        folder: Path,
-        tokens_per_batch: int | None = None,
-        advance: Callable[[int], None] | None = None,
-    ) -> Any:
-        """Metrics over the given candidates; predictions.csv and worst_errors.csv into `folder`."""
-        if examples.labels is None:
-            raise DataError(f"{table.source} has no labels to measure a ranking by.")
-        report, logits = measure(self, examples, table, split, folder, tokens_per_batch, advance)
-        self.measured = logits, examples.labels
-        return report
 
     def fit(self, report: Any) -> bool:
         """Calibrate on the validation rows that were just measured; True if scores change."""
@@ -311,8 +288,8 @@ class Reranking(Task):
     def hf_config(self) -> dict[str, Any]:
         """config.json for transformers and sentence-transformers' CrossEncoder; of poly and uni that of the encoder."""
         if not isinstance(self.head, SequenceHead):
-            return self.encoder.config.raw | {"architectures": [self.architecture("Model")]}
-        raw = self.labelled_config("SequenceClassification", ["relevance"])
+            return self.encoder.config.raw | {"architectures": [architecture(self.encoder.config, "Model")]}
+        raw = labelled_config(self.encoder.config, "SequenceClassification", ["relevance"], self.head.drop.p)
         # A pipeline of transformers then gives the probability or the bare score, as we do.
         raw["problem_type"] = None if self.probability else "regression"
         raw["sentence_transformers"] = {"activation_fn": SIGMOID if self.probability else IDENTITY}

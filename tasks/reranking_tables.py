@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from modernbert.errors import DataError
 from tasks.candidates import Candidates
 from tasks.data.module import AUTO_TOKENS
 from tasks.data.readers import Table
@@ -41,17 +42,25 @@ def score_all(
     return scores
 
 
-def measure(
+def measure_ranking(
     task: Any,
     examples: Candidates,
     table: Table,
     split: str,
     folder: Path,
-    tokens_per_batch: int | None,
-    advance: Callable[[int], None] | None,
-) -> tuple[Any, Tensor]:
-    """The report of a split and its logits (N,); predictions.csv and worst_errors.csv into `folder`."""
-    assert examples.labels is not None
+    tokens_per_batch: int | None = None,
+    advance: Callable[[int], None] | None = None,
+) -> Any:
+    """Metrics over the given candidates; predictions.csv and worst_errors.csv into `folder`.
+
+    Args:
+        task: a `tasks.reranking.Reranking`, which keeps the logits (N,) to be calibrated on.
+
+    Raises:
+        DataError: rows without labels.
+    """
+    if examples.labels is None:
+        raise DataError(f"{table.source} has no labels to measure a ranking by.")
     logits = score_all(task, examples, tokens_per_batch, advance)
     report = task.new_report(split)
     if task.schema.grades == "scored":
@@ -60,7 +69,8 @@ def measure(
         add_rankings(report, logits, examples.labels, torch.from_numpy(examples.query))
     write_predictions(task, folder / "predictions.csv", table, logits, examples)
     write_worst(folder / "worst_errors.csv", table, task.values(logits).tolist(), examples.labels, examples.query)
-    return report, logits
+    task.measured = logits, examples.labels
+    return report
 
 
 def best_first(scores: Tensor, labels: Tensor, query: Tensor) -> Tensor:

@@ -5,33 +5,37 @@ T tokens, B texts of a batch, Q queries, N documents of a step, D features.
 
 from __future__ import annotations
 
-import importlib.metadata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from modernbert.errors import ConfigError
 from modernbert.packing import Packed
 from modernbert.weights import Encoder, encoder_to_hf
-from tasks import retrieval_measure, st_layout
+from tasks import retrieval_files, retrieval_measure
 from tasks.base import Task
 from tasks.cached import step_gradient
+from tasks.data.borders import Split
 from tasks.data.examples import Batch
-from tasks.data.ranking import SequenceBatch, TupleBatch, TupleExamples
+from tasks.data.passages import passage_borders
+from tasks.data.ranking import SequenceBatch, TupleBatch
 from tasks.data.readers import Table
-from tasks.data.tokenise import load_tokenizer
-from tasks.embedders import Head, MultiVectorHead, Pooling, SparseHead, keep_tokens, new_head, punctuation_ids
+from tasks.data.windows import Merging
+from tasks.embedders import Head, Pooling, SparseHead, keep_tokens, new_head, require_head, require_merging
+from tasks.exchange import exchange, may_join
 from tasks.false_negatives import Counts
+from tasks.heads import architecture
 from tasks.metrics import CorrelationReport, RankingReport
 from tasks.optim import Optim, require
 from tasks.retrieval_loss import Known, Loss, Objective
 from tasks.retrieval_schema import RetrievalSchema
 from tasks.st_layout import Layout
 from tasks.step_rows import StepRows, gather_rows, gather_vectors, join, join_ranks
-from tasks.vectors import Embedding, Kind, Vectors, pairwise
+from tasks.training import gather_weights
+from tasks.vectors import Embedding, Kind, Vectors, pairwise, readable
 
 
 class Retrieval(Task):
@@ -44,9 +48,11 @@ class Retrieval(Task):
         pooling: of dense; None takes what the checkpoint's sentence-transformers modules say, else mean.
         projection: features of a vector; None: those of the encoder (dense) or 128 (multi_vector).
         skip_punctuation: leave punctuation marks out of documents (multi_vector).
+        merging: how the passages of a document that is split answer together: max (each by itself, the best counts),
+            or with dense mean or attention (one vector).
         loss, temperature, symmetric, false_negative_margin, focal_gamma, mix_negatives, matryoshka, flops_weight: see
             `tasks.retrieval_loss`.
-        query_prefix, document_prefix, query_max_length, negatives: read by the schema.
+        query_prefix, document_prefix, query_max_length, query_expansion, negatives, split: read by the schema.
 
     Raises:
         ConfigError: for a value that is not allowed or does not fit the others.
@@ -56,6 +62,7 @@ class Retrieval(Task):
     pipeline = "feature-extraction"
     library = "sentence-transformers"
     ranks = True
+    measure_ranking = retrieval_measure.measure_ranking
     next_steps: ClassVar[Mapping[str, str]] = {
         "make your documents searchable": "index run={run} corpus=docs.csv",
         "search them": 'search run={run} "what you look for"',
@@ -86,19 +93,25 @@ class Retrieval(Task):
         query_prefix: str = "",
         document_prefix: str = "",
         query_max_length: int | None = None,
+        query_expansion: int = 0,
         negatives: int = 1,
+        split: Split = "none",
+        merging: Merging = "max",
     ) -> None:
         prices = {"flops_weight": flops_weight} if flops_weight is not None else {}
         objective = Objective(
             kind, schema.kind, loss, temperature, symmetric, false_negative_margin, focal_gamma, mix_negatives,
             matryoshka, score_range=schema.score_range, **prices,
         )  # fmt: skip
-        require("task.pooling", pooling, pooling in (None, "cls", "mean"), "null, cls or mean")
-        require("task.pooling", pooling, pooling is None or kind == "dense", f"null with task.kind={kind}")
-        sized = projection is None or (kind != "sparse" and projection > 0)
-        require("task.projection", projection, sized, "null, or features of a dense or multi_vector vector")
-        super().__init__(encoder, new_head(encoder, Layout(kind, pooling or "mean"), projection), optim)
+        require_head(kind, pooling, projection)
+        filled, is_split = schema.query_expansion, schema.split != "none"
+        require("task.query_expansion", filled, not filled or kind == "multi_vector", f"0 with task.kind={kind}")
+        require_merging(kind, merging, is_split, mix_negatives)
+        super().__init__(encoder, new_head(encoder, Layout(kind, pooling or "mean"), projection, None, merging), optim)
         self.name, self.schema, self.kind, self.objective = name, schema, kind, objective
+        self.merging: Merging = merging
+        #: The kind of vectors that texts get: of a document whose passages stay apart it has several.
+        self.vector_kind: Kind = "multi_vector" if kind == "dense" and is_split and merging == "max" else kind
         self.asked_pooling, self.asked_projection, self.skip_punctuation = pooling, projection, skip_punctuation
         self.uses_word_table = isinstance(self.head, SparseHead) and self.head.tied
         self.pooler: dict[str, Tensor] = {}
@@ -121,17 +134,25 @@ class Retrieval(Task):
         return self.head.read(self.encoder, packed)
 
     def vectors(self, outputs: Tensor, packed: Packed, is_query: Tensor) -> Vectors:
-        """The vectors of a pack from its outputs; `is_query` (B,) bool says what each text is."""
+        """The vectors of a pack from its outputs; `is_query` (B,) bool says what each text is.
+
+        The passages of a text stay together as the tokens of a late-interaction text do: its score is that of the
+        best one.
+        """
+        borders = passage_borders(packed)
         if self.kind != "multi_vector":
-            return Vectors(self.kind, outputs)
-        if not self.skip_punctuation:
-            return Vectors(self.kind, outputs, packed.cu_seqlens.long())
-        of_document = torch.repeat_interleave(~is_query, packed.lengths.long())
-        drop = of_document & torch.isin(packed.input_ids, self.punctuation)
-        return Vectors(self.kind, *keep_tokens(outputs, packed, drop))
+            if borders is None or self.vector_kind == self.kind:
+                return Vectors(self.kind, outputs)
+            return Vectors(self.vector_kind, outputs, borders)
+        values, ends = outputs, packed.cu_seqlens.long()
+        if self.skip_punctuation:
+            of_document = ~is_query if borders is None else torch.repeat_interleave(~is_query, borders.diff())
+            drop = torch.repeat_interleave(of_document, packed.lengths.long())
+            values, ends = keep_tokens(outputs, packed, drop & torch.isin(packed.input_ids, self.punctuation))
+        return Vectors(self.kind, values, ends if borders is None else ends[borders])
 
     def encode(self, packed: Packed, role: Literal["query", "document"]) -> Vectors:
-        """The vectors of a pack of queries, or of documents."""
+        """The vectors of a pack of whole queries, or of whole documents."""
         is_query = torch.full((packed.batch_size,), role == "query", device=packed.input_ids.device)
         return self.vectors(self(packed), packed, is_query)
 
@@ -151,10 +172,15 @@ class Retrieval(Task):
         generator = torch.Generator().manual_seed(seed)
 
         found: list[Counts] = []
+        joined = True
+        gather_weights(self)
 
         def loss_of(outputs: list[Tensor]) -> Tensor:
-            self.memory.exchanged = world > 1
+            nonlocal joined
+            joined = may_join(self, step)
+            self.memory.exchanged = world > 1  # a gathering that breaks off leaves the others waiting
             queries, documents, rows = join_ranks(*self.joined(step, outputs))
+            self.memory.exchanged = world > 1 and joined
             progress = self.trainer.global_step / max(1, int(self.trainer.estimated_stepping_batches))
             loss, counts = self.objective(queries, documents, rows, self.known, generator, progress)
             found.append(counts)
@@ -162,8 +188,10 @@ class Retrieval(Task):
 
         loss = step_gradient(
             lambda batch: self(self.memory.at(batch).packed), step, loss_of, self.manual_backward, self.no_exchange,
-            world,
+            lambda: nullcontext() if joined else self.no_exchange(), world,
         )  # fmt: skip
+        if not joined:
+            exchange(self, step)
         self.counts.add(found[-1])  # here, as a step that runs out of memory is begun again
         return loss / world  # every rank has the loss of the whole step, and the sum over ranks is shown
 
@@ -171,7 +199,7 @@ class Retrieval(Task):
         """The queries, the documents and the rows of the micro-batches of a step, from their outputs."""
         found = []
         for batch, output in zip(step, outputs, strict=True):
-            is_query = torch.arange(batch.packed.batch_size, device=output.device) < batch.queries
+            is_query = torch.arange(len(batch.row), device=output.device) < batch.queries
             found.append(self.vectors(output, batch.packed, is_query))
         return join(step, found)
 
@@ -188,12 +216,7 @@ class Retrieval(Task):
         counts, self.counts = self.counts, Counts()
         if not counts.pairs:
             return
-        names = {"same": "of the positive's own text", "known": "known as positives", "close": "above the margin"}
-        told = [f"{count:,} {names[name]}" for name, count in counts.items() if name != "close" or count]
-        self.print(
-            f"epoch {self.current_epoch + 1}: of {counts.pairs:,} pairs of a query and a document, left out as "
-            f"negatives: {', '.join(told)}"
-        )
+        self.print(f"epoch {self.current_epoch + 1}: {counts.in_words()}")
         for name, count in counts.items():
             self.log(f"false_negatives_{name}", float(count), batch_size=1)
 
@@ -220,18 +243,6 @@ class Retrieval(Task):
         retrieval_measure.fill_report(self.reports["validation"], collection, vectors, share)
         super().on_validation_epoch_end()
 
-    def measure_ranking(
-        self,
-        examples: Any,
-        table: Table,
-        split: str,
-        folder: Path,
-        tokens_per_batch: int | None = None,
-        advance: Callable[[int], None] | None = None,
-    ) -> Any:
-        collection = examples.collection() if isinstance(examples, TupleExamples) else examples
-        return retrieval_measure.measure(self, collection, split, folder, tokens_per_batch, advance, len(table))
-
     # -- answering -----------------------------------------------------------------------------------------
 
     def decode(self, outputs: Tensor, batch: Batch, cut: Sequence[bool]) -> list[Embedding]:
@@ -242,17 +253,8 @@ class Retrieval(Task):
             return [Embedding(None, score, bool(c)) for score, c in zip(scores, cut, strict=True)]
         assert isinstance(batch, SequenceBatch)
         vectors = self.vectors(outputs, batch.packed, batch.is_query)
-        return [Embedding(self.plain(vectors.select([i])), None, bool(c)) for i, c in enumerate(cut)]
-
-    def plain(self, vectors: Vectors) -> Any:
-        """One text's vector as Python values (see `Embedding`)."""
-        if self.kind == "dense":
-            return vectors.values[0].tolist()
-        if self.kind == "multi_vector":
-            return vectors.values.tolist()
-        weights = vectors.values[0]
-        order = weights.argsort(descending=True, stable=True)[: int((weights > 0).sum())]
-        return {self.words[i]: round(float(weights[i]), 4) for i in order.tolist()}
+        found = [readable(vectors.select([i]), self.kind, self.words) for i in range(len(vectors))]
+        return [Embedding(vector, None, bool(c)) for vector, c in zip(found, cut, strict=True)]
 
     def text_columns(self, table: Table) -> list[str]:
         """The query and, where the rows have them, the documents: then pairs are scored."""
@@ -269,7 +271,7 @@ class Retrieval(Task):
 
     def hf_config(self) -> dict[str, Any]:
         kind = "ForMaskedLM" if self.kind == "sparse" else "Model"
-        return dict(self.encoder.config.raw) | {"architectures": [self.architecture(kind)]}
+        return dict(self.encoder.config.raw) | {"architectures": [architecture(self.encoder.config, kind)]}
 
     def to_hf(self) -> dict[str, Tensor]:
         """The encoder as `AutoModel` reads it, or with the masked-language head; a projection has its own folder."""
@@ -283,44 +285,14 @@ class Retrieval(Task):
         """The masked-language head of a sparse model, which must be there; other heads are in `read_modules`."""
         if isinstance(self.head, SparseHead):
             return self.head.load(tensors)
-        # Nothing of ours reads BERT's pooler, but transformers would say that it is missing.
-        prefix = self.encoder.hf_prefix
-        found = {name.removeprefix(prefix): value for name, value in tensors.items()}
-        self.pooler = {name: value for name, value in found.items() if name.startswith("pooler.")}
+        self.pooler = retrieval_files.pooler_of(tensors, self.encoder.hf_prefix)
         return []
 
     def usage(self, text: str) -> str:
-        name = st_layout.MODELS[self.kind]
-        call = f"model.similarity(model.encode_query([{text!r}]), model.encode_document(['It comes on Monday.']))"
-        return f'from sentence_transformers import {name}\n\nmodel = {name}("model")\n{call}'
-
-    def layout(self) -> Layout:
-        """What the sentence-transformers modules of this model compute."""
-        schema = self.schema
-        lengths = schema.max_length, schema.query_max_length
-        common = (schema.query_prefix, schema.document_prefix, *lengths, self.skip_punctuation)
-        if isinstance(self.head, SparseHead):
-            return Layout(self.kind, "mean", {}, "identity", *common)
-        projection = self.head.projection
-        tensors = {} if projection is None else {f"linear.{k}": v for k, v in projection.state_dict().items()}
-        if isinstance(self.head, MultiVectorHead):
-            return Layout(self.kind, "mean", tensors, "identity", *common)
-        return Layout(self.kind, self.head.pool, tensors, self.head.activation, *common)
+        return retrieval_files.usage(self.kind, text)
 
     def write_modules(self, folder: Path) -> None:
-        versions = {"pytorch": torch.__version__, "transformers": importlib.metadata.version("transformers")}
-        st_layout.write_layout(folder, self.layout(), self.encoder.config.hidden_size, versions)
+        retrieval_files.write(self, folder)
 
     def read_modules(self, folder: Path, strict: bool = False) -> None:
-        """Pooling and projection as the modules of a checkpoint have them, where the task's keys leave it open."""
-        found = st_layout.read_layout(folder)
-        if strict and (found is None or found.kind != self.kind):
-            raise ConfigError(f"{folder} has no modules of a {self.kind} model beside its weights: save the run again.")
-        if found is not None and found.kind == self.kind and self.kind != "sparse":
-            pooling = self.asked_pooling or found.pooling
-            self.head = new_head(self.encoder, found, self.asked_projection, pooling).to(self.device)
-            self.objective.check_size(self.head.size)
-        if self.kind == "multi_vector" and self.skip_punctuation:
-            self.punctuation = torch.tensor(punctuation_ids(load_tokenizer(folder)), device=self.device)
-        if self.kind == "sparse":
-            self.words = list(load_tokenizer(folder).convert_ids_to_tokens(list(range(self.head.size))))
+        retrieval_files.read(self, folder, strict)

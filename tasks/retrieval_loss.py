@@ -212,7 +212,7 @@ class Objective:
 
 def shortened(vectors: Vectors, size: int) -> Vectors:
     """The first features of dense vectors, at length 1 (Kusupati et al. 2022, arXiv:2205.13147)."""
-    return Vectors(vectors.kind, normalise(vectors.values[:, :size]))
+    return Vectors(vectors.kind, normalise(vectors.values[:, :size]), vectors.cu_seqlens)
 
 
 def pair_scores(queries: Vectors, documents: Vectors) -> Tensor:

@@ -14,13 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tasks.comparison import write_queries
 from tasks.data.module import in_rows
-from tasks.data.ranking import Chunk, Collection, SequenceBatch
+from tasks.data.passages import PassageExamples
+from tasks.data.ranking import Chunk, Collection, SequenceBatch, TupleExamples
+from tasks.data.readers import Table
 from tasks.data.tokenise import Progress
 from tasks.data.writers import open_writer
 from tasks.metrics import RankingReport
 from tasks.metrics.ranking import judged, trec_order
+from tasks.per_query import write_queries
 from tasks.retrieval_loss import pair_scores
 from tasks.run import forward
 from tasks.vectors import Vectors, top_k
@@ -45,14 +47,14 @@ class Measured:
         return self.report.compute() | self.beside
 
 
-def measure(
+def measure_ranking(
     task: Any,
-    collection: Collection,
+    examples: Any,
+    table: Table,
     split: str,
     folder: Path,
     tokens_per_batch: int | None = None,
     advance: Callable[[int], None] | None = None,
-    rows: int = 0,
 ) -> Measured:
     """One pass over a collection; writes predictions.csv, worst_errors.csv and, of rankings, per_query.csv.
 
@@ -60,9 +62,11 @@ def measure(
 
     Args:
         task: a `tasks.retrieval.Retrieval`.
-        advance: told of `rows` rows in all.
+        examples: a `Collection`, or rows to learn from, which search their own documents.
+        advance: told of the rows of `table` in all.
     """
-    progress = in_rows(advance, rows) if advance else None
+    collection = examples.collection() if isinstance(examples, TupleExamples) else examples
+    progress = in_rows(advance, len(table)) if advance else None
     report = task.new_report(split).to(task.device)
     if collection.scored is not None:
         vectors = Vectors.cat(
@@ -103,6 +107,13 @@ def encoded(
 
 def encode_chunk(task: Any, chunk: Chunk, tokens_per_batch: int | None = None, advance: Any = None) -> Vectors:
     """The vectors of a chunk in its order, on the task's device; like lengths were encoded together."""
+    if isinstance(chunk.examples, PassageExamples) and task.vector_kind != task.kind:
+        # Each passage is a vector of its own: so is it encoded, and a book needs no more memory than a passage.
+        passages = chunk.examples.tokens
+        each = encode_chunk(task, Chunk(passages.tokens, chunk.role, 0), tokens_per_batch)
+        if advance:
+            advance(len(chunk))
+        return Vectors(task.vector_kind, each.values, torch.from_numpy(passages.starts).to(each.device))
     parts, places = [], []
     for batch, outputs in forward(task, chunk, tokens_per_batch, len(chunk)):
         assert isinstance(batch, SequenceBatch)

@@ -11,18 +11,22 @@ import numpy as np
 
 from modernbert.errors import ConfigError
 from tasks.data import doctor, readers, split
+from tasks.data.borders import SPLITS, Split
 from tasks.data.examples import Use
+from tasks.data.expansion import filled_up, mask_id
+from tasks.data.passages import split_texts, whole_texts
 from tasks.data.ranking import checks
 from tasks.data.ranking.batches import TextRole
 from tasks.data.ranking.building import build_collection, build_examples
-from tasks.data.ranking.collection import OTHERS, Collection, Judged
+from tasks.data.ranking.collection import OTHERS, Collection, Judged, Texts
 from tasks.data.ranking.columns import POSITIVE, QUERY, ROLES
 from tasks.data.ranking.examples import TupleExamples
 from tasks.data.ranking.pairs import PairExamples
 from tasks.data.ranking.rows import RankingTable, read_tuples
 from tasks.data.readers import Table
 from tasks.data.schema import Report, map_columns
-from tasks.data.tokenise import Progress, Tokens, tokenise
+from tasks.data.tokenise import Progress, Tokens, tokenise, window_overlap
+from tasks.optim import require
 
 #: Texts of a collection that are tokenised at once and kept (about 60 MB of ids at 250 tokens each); a larger one is
 #: tokenised chunk by chunk while it is encoded.
@@ -43,6 +47,8 @@ class RetrievalSchema:
         query_max_length: most tokens of a query; None is `max_length`.
         negatives: most of a row in a batch; a row with more shows them in turn, epoch by epoch.
         score_range: lowest and highest score of the training rows, where these are graded pairs.
+        split: where documents are split into passages of at most `max_length` tokens; see `tasks.data.borders`.
+        query_expansion: tokens that every query is filled up to with the mask, and cut at; 0 for none.
     """
 
     columns: Mapping[str, Any]
@@ -53,6 +59,8 @@ class RetrievalSchema:
     query_max_length: int | None = None
     negatives: int = 1
     score_range: tuple[float, float] | None = None
+    split: Split = "none"
+    query_expansion: int = 0
 
     roles = ROLES
 
@@ -78,7 +86,7 @@ class RetrievalSchema:
         """The kind of the rows, and the settings of the task that concern texts.
 
         Raises:
-            ConfigError: a query length that leaves no room, a number of negatives below 0.
+            ConfigError: a query length that leaves no room, a number of negatives below 0, an unknown split.
         """
         limit = settings.get("query_max_length")
         if limit is not None and not 8 <= limit <= max_length:
@@ -86,6 +94,11 @@ class RetrievalSchema:
         negatives = settings.get("negatives", 1)
         if isinstance(negatives, bool) or not isinstance(negatives, int) or negatives < 0:
             raise ConfigError(f"task.negatives={negatives}: allowed is 0 (in-batch negatives alone) or more.")
+        how: Split = settings.get("split") or "none"
+        filled = settings.get("query_expansion") or 0
+        require("task.split", how, how in SPLITS, ", ".join(SPLITS))
+        fits = filled == 0 or 8 <= filled <= (limit or max_length)
+        require("task.query_expansion", filled, fits, f"0 (off), or 8 to {limit or max_length} tokens (ColBERT: 32)")
         scores = [score for score in train.columns["score"] if score is not None]
         return cls(
             dict(columns),
@@ -96,6 +109,8 @@ class RetrievalSchema:
             limit,
             negatives,
             (min(scores), max(scores)) if scores else None,
+            how,
+            filled,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -128,10 +143,17 @@ class RetrievalSchema:
             full = np.concatenate([chunk.examples.tokens.full_lengths for chunk in first])
             queries = len(first[0])
         doctor.check_lengths(report, table, full[:queries], self.limit("query"), what="queries")
-        doctor.check_lengths(report, table, full[queries:], self.limit("document"), what="documents")
+        if self.split == "none":  # else their tokens are those of all passages, and nothing is cut
+            doctor.check_lengths(report, table, full[queries:], self.limit("document"), what="documents")
 
     def describe_lengths(self) -> str:
         """What happens to a long text, in a sentence."""
+        if self.split != "none":
+            where = {"paragraph": "at blank lines", "python": "around functions and classes", "window": "in windows"}
+            return (
+                f"Documents are split {where[self.split]}, into passages of at most {self.max_length} tokens; queries "
+                f"are cut at {self.limit('query')}."
+            )
         if self.limit("query") == self.max_length:
             return f"Queries and documents are cut at {self.max_length} tokens."
         return f"Queries are cut at {self.limit('query')} tokens, documents at {self.max_length}."
@@ -152,7 +174,9 @@ class RetrievalSchema:
 
     def limit(self, role: TextRole) -> int:
         """Most tokens of a query or of a document."""
-        return self.query_max_length or self.max_length if role == "query" else self.max_length
+        if role == "query":
+            return self.query_expansion or self.query_max_length or self.max_length
+        return self.max_length
 
     def with_prefix(self, texts: Sequence[str], role: TextRole) -> Sequence[str]:
         """The texts as the encoder reads them."""
@@ -167,8 +191,32 @@ class RetrievalSchema:
         cache_dir: Path | None = None,
         progress: Progress | None = None,
     ) -> Tokens:
-        """Texts as token ids, prefix added, cut at the limit of their role."""
-        return tokenise(tokenizer, self.with_prefix(texts, role), None, self.limit(role), cache_dir, progress)
+        """Whole texts as token ids, prefix added, cut at the limit of their role; queries filled up where asked."""
+        found = tokenise(tokenizer, self.with_prefix(texts, role), None, self.limit(role), cache_dir, progress)
+        if role == "query" and self.query_expansion:
+            return filled_up(found, self.query_expansion, mask_id(tokenizer))
+        return found
+
+    def texts(
+        self,
+        tokenizer: Any,
+        texts: Sequence[str],
+        role: TextRole,
+        cache_dir: Path | None = None,
+        progress: Progress | None = None,
+    ) -> Texts:
+        """As `tokens`; where documents are split, these and queries as passages."""
+        if self.split == "none":
+            return self.tokens(tokenizer, texts, role, cache_dir, progress)
+        if role == "query":
+            return whole_texts(self.tokens(tokenizer, texts, role, cache_dir, progress), texts)
+        bars = iter([progress])  # of the first look; a second one is at long passages alone
+
+        def encode(parts: Sequence[str]) -> Tokens:
+            return self.tokens(tokenizer, parts, role, cache_dir, next(bars, None))
+
+        limit = self.limit(role)
+        return split_texts(tokenizer, texts, self.split, limit, window_overlap("auto", limit), encode)
 
     def examples(
         self,
@@ -184,8 +232,8 @@ class RetrievalSchema:
         """
         bars = _Bars(progress)
 
-        def encode(texts: Sequence[str], role: TextRole) -> Tokens:
-            return self.tokens(tokenizer, texts, role, cache_dir, bars.next())
+        def encode(texts: Sequence[str], role: TextRole) -> Texts:
+            return self.texts(tokenizer, texts, role, cache_dir, bars.next())
 
         if use == "train":
             bars.expected = 2

@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim.adamw import adamw
 
 from modernbert.errors import BackendError
@@ -261,7 +262,8 @@ def gauss(amounts: np.ndarray, points: np.ndarray, count: int) -> tuple[np.ndarr
 
 @torch.no_grad()
 def clip_grad_norm(parameters: Iterable[Tensor], limit: float) -> Tensor:
-    """torch's `clip_grad_norm_`, for gradients some of which are rows: the norm before, a scalar."""
+    """torch's `clip_grad_norm_`, for gradients some of which are rows, or parts that each process holds of a whole: the
+    norm before of the whole, a scalar."""
     gradients = []
     for parameter in parameters:
         if parameter.grad is not None and parameter.grad.is_sparse:
@@ -271,6 +273,9 @@ def clip_grad_norm(parameters: Iterable[Tensor], limit: float) -> Tensor:
         elif parameter.grad is not None:
             gradients.append(parameter.grad)
     norm = nn.utils.get_total_norm(gradients)
+    if isinstance(norm, DTensor):
+        norm = norm.full_tensor()  # the same on every process
+        gradients = [part.to_local() for part in gradients if isinstance(part, DTensor)]  # in the same memory
     factor = limit / (norm + 1e-6)
     if not factor >= 1:  # also where it is not a number, as torch does
         torch._foreach_mul_(gradients, factor)

@@ -43,6 +43,7 @@ class Layout:
         query_prefix, document_prefix: its prompts.
         max_length, query_max_length: tokens of a text; None where it does not say.
         skips_punctuation: of a multi-vector one, in documents.
+        query_expansion: tokens that queries of a multi-vector one are filled up to with the mask; 0 for none.
     """
 
     kind: Kind
@@ -54,6 +55,7 @@ class Layout:
     max_length: int | None = None
     query_max_length: int | None = None
     skips_punctuation: bool = True
+    query_expansion: int = 0
 
 
 def write_layout(folder: Path, layout: Layout, size: int, versions: Mapping[str, str]) -> None:
@@ -126,7 +128,9 @@ def transformer_settings(layout: Layout) -> dict[str, Any]:
         output = {"text": {"method": "forward", "method_output_name": "logits"}}
         settings |= {"transformer_task": "fill-mask", "modality_config": output}
         settings["module_output_name"] = "token_embeddings"
-    if layout.query_max_length is not None:
+    if layout.query_expansion:
+        settings["query_expansion"] = {"strategy": "fixed", "attend": True, "length": layout.query_expansion}
+    elif layout.query_max_length is not None:
         settings["query_length"] = layout.query_max_length
     return settings
 
@@ -187,7 +191,21 @@ def read_layout(folder: Path) -> Layout | None:
         max_length=transformer.get("max_seq_length"),
         query_max_length=transformer.get("query_length"),
         skips_punctuation=bool(words.get("skiplist_words")),
+        query_expansion=read_expansion(folder, transformer),
     )
+
+
+def read_expansion(folder: Path, transformer: Mapping[str, Any]) -> int:
+    """Tokens that queries are filled up to; 0 for none."""
+    asked = transformer.get("query_expansion")
+    if asked is None:
+        return 0
+    if asked.get("strategy") != "fixed" or not asked.get("attend") or asked.get("token") is not None:
+        raise EncoderError(
+            f"{folder / TRANSFORMER}: query_expansion={asked} is not implemented; it must be of strategy fixed, with "
+            "the tokenizer's mask, attended to."
+        )
+    return int(asked["length"])
 
 
 def read_pooling(path: Path) -> str:

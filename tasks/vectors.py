@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor
@@ -123,6 +123,17 @@ class Embedding:
     vector: list[float] | list[list[float]] | dict[str, float] | None
     score: float | None = None
     cut: bool = False
+
+
+def readable(vectors: Vectors, kind: Kind, words: Sequence[str] = ()) -> Any:
+    """One text's vector as Python values (see `Embedding`); `words` are those that sparse weights belong to."""
+    if kind == "dense":
+        return vectors.values[0].tolist()
+    if kind == "multi_vector":
+        return vectors.values.tolist()
+    weights = vectors.values[0]
+    order = weights.argsort(descending=True, stable=True)[: int((weights > 0).sum())]
+    return {words[i]: round(float(weights[i]), 4) for i in order.tolist()}
 
 
 def normalise(values: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any
 import gradio as gr
 
 from modernbert.errors import ConfigError, DataError
-from tasks.answers import Hit
+from tasks.answers import Hit, plain_hit
 from tasks.data import readers
 from tasks.data.ranking import Document
 from tasks.data.ranking.corpus import read_corpus
@@ -145,7 +145,7 @@ class SearchTab(Tab):
             total, folder = readers.count(upload), UPLOADS.new_folder("index")
             embedder, whole = Embedder.from_run(run), False
             try:
-                engine, note = choose_engine("auto", total, embedder.kind)
+                engine, note = choose_engine("auto", total, embedder.vector_kind)
                 model = {"run": str(run.folder.resolve())}
                 index = Index.create(folder, engine, embedder, model, path.name)
                 # Not under the lock: a query would wait for the whole corpus.
@@ -221,17 +221,22 @@ class SearchTab(Tab):
             ]
             probability = number == 1 and second is not None and second.run.task.probability  # type: ignore[union-attr]
             shown.append((title, ranking(rows, f"{title}: {query}", bool(probability))))
-            exact["reranked" if number else "hits"] = [vars(hit) for hit in hits]
+            exact["reranked" if number else "hits"] = [plain_hit(hit) for hit in hits]
         return [frame(sides(shown) if len(shown) > 1 else shown[0][1]), exact]
 
 
 def described(query: str, hits: Sequence[Hit], embedder: Embedder | None) -> Mapping[str, tuple[Any, Any]]:
     """Of each document the place of the matching passage and, with late interaction, the warmth of its words."""
+    late = embedder if embedder is not None and embedder.kind == "multi_vector" else None
+    if all(hit.start is not None for hit in hits):  # documents are split, and what answers is known
+        spans = {hit.id: (hit.text, (hit.start or 0, hit.end or 0)) for hit in hits}
+        return {
+            name: (span, heat_map(late, query, text, span) if late else None) for name, (text, span) in spans.items()
+        }
     texts = {hit.id: hit.text for hit in hits}
     passages = matching_passages(query, list(texts.values()), embedder)
-    late = embedder is not None and embedder.kind == "multi_vector"
     return {
-        name: (place_of(text, passage), heat_map(embedder, query, text) if late and embedder else None)
+        name: (place_of(text, passage), heat_map(late, query, text) if late else None)
         for (name, text), passage in zip(texts.items(), passages, strict=True)
     }
 

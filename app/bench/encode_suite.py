@@ -5,8 +5,6 @@ Dimensions: N texts, D hidden.
 
 from __future__ import annotations
 
-import importlib.util
-import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,13 +17,11 @@ from omegaconf import DictConfig
 from rich.table import Table
 
 from app import console
-from app.bench import report
+from app.bench import report, suite
 from app.bench.measure import Ratio, cpus, device_clock, paired, ratio, walls
 from app.bench.quiet import quiet_transformers
-from app.compose import plain
-from app.threads import use_threads
 from modernbert import load_encoder, pooling
-from modernbert.errors import BackendError, ConfigError
+from modernbert.errors import ConfigError
 from modernbert.sources import resolve
 from modernbert.weights import Encoder
 from tasks.data import readers
@@ -33,11 +29,8 @@ from tasks.data.examples import TextExamples
 from tasks.data.module import AUTO_TOKENS
 from tasks.data.sampler import inference_batches
 from tasks.data.tokenise import load_tokenizer, tokenise
-from tasks.run import choose_device
 
 OURS, THEIRS = "ours", "sentence-transformers"
-#: Largest difference of a coordinate between the two, of vectors of length 1: fp32, and bf16's three digits.
-AGREEMENT = {"cpu": 1e-5, "cuda": 2e-2}
 #: Words of a generated text: log-normal, so that most are short; with special tokens about 77 tokens each.
 MEDIAN_WORDS, SPREAD, FEWEST_WORDS, MOST_WORDS = 60, 0.7, 3, 250
 
@@ -60,21 +53,16 @@ class Settings:
     threads: int | None
 
     def __post_init__(self) -> None:
-        for key in ("texts", "batch_size", "rounds"):
-            if getattr(self, key) < 1:
-                raise ConfigError(f"{key}={getattr(self, key)}: allowed is 1 or more.")
+        suite.require_least_one(self, "texts", "batch_size", "rounds")
         if (self.input is None) != (self.column is None):
             raise ConfigError("input=<file> and column=<name> go together; without both, texts are generated.")
 
 
 def main(cfg: DictConfig) -> int:
     """Encode the texts on both sides in turns; returns the exit status."""
-    settings = Settings(**{key: value for key, value in plain(cfg).items() if key != "json"})
-    report.check_target(cfg.json)
-    if importlib.util.find_spec("sentence_transformers") is None:
-        raise ConfigError("sentence-transformers is not installed: pip install 'modernbert[peers]'.")
-    use_threads(settings.threads)
-    device, folder = choose_device(settings.device), resolve(settings.source)
+    settings = suite.settings_of(Settings, cfg)
+    suite.require_sentence_transformers()
+    device, folder = suite.begin(settings.device, settings.threads), resolve(settings.source)
     texts = read_texts(settings) if settings.input else generated(folder, settings.texts)
     row = measure(settings, folder, texts, device)
     found = report.document("encode", device, torch.get_num_threads(), asdict(settings), rows=[row])
@@ -102,11 +90,8 @@ def measure(settings: Settings, folder: Path, texts: list[str], device: torch.de
         THEIRS: lambda: theirs.encode(texts, batch_size=settings.batch_size, show_progress_bar=False),
     }
     difference = float(np.abs(work[OURS]() - np.asarray(work[THEIRS](), dtype=np.float32)).max())
-    if not difference <= AGREEMENT[device.type]:
-        raise BackendError(
-            f"vectors of {settings.source} differ by {difference:.1e} (allowed {AGREEMENT[device.type]:.0e}): "
-            "this bench does mean pooling and normalises, which fits models like all-MiniLM-L6-v2."
-        )
+    advice = " This bench does mean pooling and normalises, which fits models like all-MiniLM-L6-v2."
+    suite.require_agreement(f"vectors of {settings.source}", difference, device, advice)
     # The comparison above has warmed both.
     timings = paired(work, settings.rounds, device_clock(device), warmup=0)
     tokens = int(ours.tokens(texts).lengths.sum())
@@ -116,7 +101,7 @@ def measure(settings: Settings, folder: Path, texts: list[str], device: torch.de
         "tokens": tokens,
         "max_length": limit,
         "max_difference": difference,
-        "sides": {name: _speed(walls(samples), cpus(samples), len(texts)) for name, samples in timings.items()},
+        "sides": {name: suite.speed(samples, len(texts), "texts") for name, samples in timings.items()},
         "ratio": ratio(walls(timings[THEIRS]), walls(timings[OURS])).to_json(),
         "cpu_ratio": ratio(cpus(timings[THEIRS]), cpus(timings[OURS])).to_json(),
     }
@@ -192,12 +177,3 @@ def verdict(row: dict[str, Any]) -> str:
         f"CPU time {Ratio(**row['cpu_ratio'])}\n"
         f"largest difference of a coordinate: {row['max_difference']:.1e}"
     )
-
-
-def _speed(wall: Sequence[float], cpu: Sequence[float], texts: int) -> dict[str, float]:
-    seconds = statistics.median(wall)
-    return {
-        "texts_per_s": round(texts / seconds, 1),
-        "wall_s": round(seconds, 4),
-        "cpu_s": round(statistics.median(cpu), 4),
-    }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,14 +12,11 @@ from omegaconf import DictConfig
 from rich.table import Table
 
 from app import console
-from app.bench import flops, memory, report, shapes, sides
+from app.bench import flops, memory, report, shapes, sides, suite
 from app.bench.measure import Ratio, Timings, cpus, device_clock, paired, ratio, walls
 from app.bench.sides import MODES, OURS, Mode, Setting
 from app.bench.workload import Workload, longest, workload
-from app.compose import plain
-from app.threads import use_threads
 from modernbert.errors import BackendError, ConfigError
-from tasks.run import choose_device
 
 CEILING = "matrix product"
 #: A GPU works on a cell of so many tokens, about what fills it without any waiting for the host.
@@ -81,17 +78,21 @@ class Cell:
 
 def main(cfg: DictConfig) -> int:
     """Measure every cell that is asked for; returns the exit status."""
-    settings = Settings(**{key: value for key, value in plain(cfg).items() if key != "json"})
-    report.check_target(cfg.json)
-    use_threads(settings.threads)
-    device = choose_device(settings.device)
-    rows = []
-    for row in measure(settings, device):
-        console.note(line(row))
-        rows.append(row)
+    settings = suite.settings_of(Settings, cfg)
+    device = suite.begin(settings.device, settings.threads)
+    rows = noted(measure(settings, device))
     found = report.document("encoder", device, torch.get_num_threads(), asdict(settings), rows=rows)
     report.emit(cfg.json, found, table(rows), (legend(device),))
     return 0
+
+
+def noted(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """All rows, each said as soon as it is measured."""
+    found = []
+    for row in rows:
+        console.note(line(row))
+        found.append(row)
+    return found
 
 
 def measure(settings: Settings, device: torch.device) -> Iterator[dict[str, Any]]:
@@ -137,7 +138,9 @@ def describe(cell: Cell, pair: shapes.Pair, work: Workload, timings: Timings, op
     useful *= flops.STEP_OVER_FORWARD if cell.mode == "training" else 1
     ours, limit = walls(timings[OURS]), walls(timings[CEILING])
     share = statistics.median((useful / own) / (operations / bound) for own, bound in zip(ours, limit, strict=True))
-    found = {name: _speed(samples, work.tokens) for name, samples in timings.items() if name != CEILING}
+    found: dict[str, dict[str, Any]] = {
+        name: suite.speed(samples, work.tokens, "tokens") for name, samples in timings.items() if name != CEILING
+    }
     for name in found:
         if name != OURS:
             found[name]["ratio"] = ratio(walls(timings[name]), ours).to_json()
@@ -217,11 +220,6 @@ def legend(device: torch.device) -> str:
 
 def peers(row: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     return [(name, found) for name, found in row["sides"].items() if name != OURS]
-
-
-def _speed(samples: Sequence[Any], tokens: int) -> dict[str, Any]:
-    wall, cpu = statistics.median(walls(samples)), statistics.median(cpus(samples))
-    return {"tokens_per_s": round(tokens / wall, 1), "wall_s": round(wall, 5), "cpu_s": round(cpu, 5)}
 
 
 def _less(ours: dict[str, Any], found: dict[str, Any]) -> str:

@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from rich.table import Table
 
 from app import console
-from app.bench import report, turns
+from app.bench import report, suite, turns
 from app.bench.measure import ratio
 from app.compose import plain
 from app.export import require_drop
@@ -47,8 +47,7 @@ class Settings:
     threads: int | None
 
     def __post_init__(self) -> None:
-        if self.rounds < 1:
-            raise ConfigError(f"rounds={self.rounds}: allowed is 1 or more.")
+        suite.require_least_one(self, "rounds")
         if not self.run:
             raise ConfigError("run=[]: give the folder of at least one saved run.")
         require_drop(self.max_metric_drop)

@@ -10,14 +10,11 @@ import torch
 from omegaconf import DictConfig
 
 from app import console
-from app.bench import report, shapes
-from app.bench.encoder_suite import Cell, Settings, legend, line, measure_cell, table
+from app.bench import report, shapes, suite
+from app.bench.encoder_suite import Cell, Settings, legend, measure_cell, noted, table
 from app.bench.sides import Setting
 from app.bench.workload import longest
-from app.compose import plain
-from app.threads import use_threads
 from tasks.data.cost import attention_share
-from tasks.run import choose_device
 
 #: The two lengths whose tokens are compared, the shorter one first.
 COMPARED = 2048, 8192
@@ -25,14 +22,9 @@ COMPARED = 2048, 8192
 
 def main(cfg: DictConfig) -> int:
     """Measure every cell that is asked for; returns the exit status."""
-    settings = Settings(**{key: value for key, value in plain(cfg).items() if key != "json"})
-    report.check_target(cfg.json)
-    use_threads(settings.threads)
-    device = choose_device(settings.device)
-    rows = []
-    for row in measure(settings, device):
-        console.note(line(row))
-        rows.append(row)
+    settings = suite.settings_of(Settings, cfg)
+    device = suite.begin(settings.device, settings.threads)
+    rows = noted(measure(settings, device))
     found = {"rows": rows, "token_costs": token_costs(rows)}
     document = report.document("long", device, torch.get_num_threads(), asdict(settings), **found)
     said = tuple(sentence(cost) for cost in found["token_costs"])

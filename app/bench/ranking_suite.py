@@ -19,13 +19,10 @@ from rich.table import Table
 from torch import Tensor
 
 from app import console
-from app.bench import child, memory, report
-from app.compose import plain
-from app.threads import use_threads
+from app.bench import child, memory, report, suite
 from modernbert.errors import ConfigError
 from tasks.metrics import RankingReport
 from tasks.metrics.ranking import judged
-from tasks.run import choose_device
 from tasks.vectors import Vectors, normalise, top_k
 
 #: How far a query's vector is from that of its one relevant document: cosine 0.5, as of a good model on an easy set.
@@ -49,9 +46,7 @@ class Settings:
     threads: int | None
 
     def __post_init__(self) -> None:
-        for key in ("documents", "queries", "dimension", "chunk"):
-            if getattr(self, key) < 1:
-                raise ConfigError(f"{key}={getattr(self, key)}: allowed is 1 or more.")
+        suite.require_least_one(self, "documents", "queries", "dimension", "chunk")
         if self.queries > self.documents:
             raise ConfigError(f"queries={self.queries}: each has a document of its own, there are {self.documents}.")
 
@@ -63,10 +58,8 @@ class Settings:
 
 def main(cfg: DictConfig) -> int:
     """Measure in a process of its own; returns the exit status."""
-    settings = Settings(**{key: value for key, value in plain(cfg).items() if key != "json"})
-    report.check_target(cfg.json)
-    use_threads(settings.threads)
-    device = choose_device(settings.device)
+    settings = suite.settings_of(Settings, cfg)
+    device = suite.begin(settings.device, settings.threads)
     row = json.loads(child.run("app.bench.ranking_suite", [json.dumps(asdict(settings))]))
     row["at_once_bytes"] = settings.at_once
     found = report.document("ranking", device, torch.get_num_threads(), asdict(settings), rows=[row])
@@ -77,8 +70,7 @@ def main(cfg: DictConfig) -> int:
 def work(words: list[str]) -> None:
     """What the process of its own does: prints the row as JSON."""
     settings = Settings(**json.loads(words[0]))
-    use_threads(settings.threads)
-    device = choose_device(settings.device)
+    device = suite.begin(settings.device, settings.threads)
     # The same on a few documents first: libraries are loaded, and work space is there.
     few = min(settings.documents, max(settings.queries, 2 * settings.chunk))
     Evaluation(Settings(**asdict(settings) | {"documents": few}), device).run()

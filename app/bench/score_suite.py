@@ -9,8 +9,6 @@ Dimensions: P pairs.
 
 from __future__ import annotations
 
-import importlib.util
-import statistics
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -23,14 +21,12 @@ from omegaconf import DictConfig
 from rich.table import Table as Lines
 
 from app import console
-from app.bench import report
+from app.bench import report, suite
 from app.bench.encode_suite import generated
 from app.bench.measure import Ratio, cpus, device_clock, paired, ratio, walls
 from app.bench.quiet import quiet_transformers
-from app.compose import plain
-from app.threads import use_threads
 from modernbert.config import read_config
-from modernbert.errors import BackendError, ConfigError
+from modernbert.errors import ConfigError
 from modernbert.sources import resolve
 from modernbert.weights import load_encoder, read_tensors
 from tasks.data.ranking.lists import read_pairs
@@ -39,11 +35,9 @@ from tasks.data.schema import Report
 from tasks.data.tokenise import load_tokenizer
 from tasks.reranking import KINDS, Reranking
 from tasks.reranking_schema import RerankingSchema
-from tasks.run import Run, choose_device, save_run
+from tasks.run import Run, save_run
 
 OURS, THEIRS = "ours", "CrossEncoder"
-#: Largest difference of a probability between the two: fp32, and bf16's three digits.
-AGREEMENT = {"cpu": 1e-5, "cuda": 2e-2}
 #: Candidates of each generated query.
 CANDIDATES = 20
 #: The codes of a poly-encoder with random weights.
@@ -68,21 +62,16 @@ class Settings:
     threads: int | None
 
     def __post_init__(self) -> None:
-        for key in ("pairs", "batch_size", "rounds"):
-            if getattr(self, key) < 1:
-                raise ConfigError(f"{key}={getattr(self, key)}: allowed is 1 or more.")
+        suite.require_least_one(self, "pairs", "batch_size", "rounds")
         if wrong := [kind for kind in self.kinds if kind not in KINDS]:
             raise ConfigError(f"kinds={wrong[0]}: allowed are {', '.join(KINDS)}.")
 
 
 def main(cfg: DictConfig) -> int:
     """Score the pairs on every side in turns; returns the exit status."""
-    settings = Settings(**{key: value for key, value in plain(cfg).items() if key != "json"})
-    report.check_target(cfg.json)
-    if importlib.util.find_spec("sentence_transformers") is None:
-        raise ConfigError("sentence-transformers is not installed: pip install 'modernbert[peers]'.")
-    use_threads(settings.threads)
-    device, base = choose_device(settings.device), model_folder(settings.source)
+    settings = suite.settings_of(Settings, cfg)
+    suite.require_sentence_transformers()
+    device, base = suite.begin(settings.device, settings.threads), model_folder(settings.source)
     pairs = read_input(settings) if settings.input else generated_pairs(base, settings.pairs)
     row = measure(settings, base, pairs, device)
     found = report.document("score", device, torch.get_num_threads(), asdict(settings), rows=[row])
@@ -117,15 +106,12 @@ def measure(settings: Settings, base: Path, pairs: Table, device: torch.device) 
 
     work: dict[str, Callable[[], Any]] = {OURS: lambda: scores(ours, pairs), THEIRS: predict}
     difference = float(np.abs(work[OURS]() - np.asarray(predict(), dtype=np.float64)).max())
-    if not difference <= AGREEMENT[device.type]:
-        raise BackendError(
-            f"scores of {settings.source} differ by {difference:.1e} (allowed {AGREEMENT[device.type]:.0e})."
-        )
+    suite.require_agreement(f"scores of {settings.source}", difference, device)
     work |= other_kinds(settings.kinds, base, pairs, device)
     # The comparison above has warmed both.
     timings = paired(work, settings.rounds, device_clock(device), warmup=int(len(work) > 2))
     sides = {
-        name: speed(walls(samples), cpus(samples), len(asked))
+        name: suite.speed(samples, len(asked), "pairs")
         | {"ratio": ratio(walls(timings[THEIRS]), walls(samples)).to_json()}
         | {"cpu_ratio": ratio(cpus(timings[THEIRS]), cpus(samples)).to_json()}
         for name, samples in timings.items()
@@ -219,12 +205,3 @@ def verdict(row: dict[str, Any]) -> str:
         f"CPU time {Ratio(**ours['cpu_ratio'])}\n"
         f"largest difference of a score: {row['max_difference']:.1e}"
     )
-
-
-def speed(wall: Sequence[float], cpu: Sequence[float], pairs: int) -> dict[str, Any]:
-    seconds = statistics.median(wall)
-    return {
-        "pairs_per_s": round(pairs / seconds, 1),
-        "wall_s": round(seconds, 4),
-        "cpu_s": round(statistics.median(cpu), 4),
-    }

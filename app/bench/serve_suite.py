@@ -20,12 +20,11 @@ from omegaconf import DictConfig
 from rich.table import Table
 
 from app import console
-from app.bench import report
+from app.bench import report, suite
 from app.bench.encode_suite import generated
 from app.bench.http_load import Outcome, load, request_bytes
 from app.bench.measure import Ratio, ratio, rotated
 from app.bench.server_process import ServerProcess, serving
-from app.compose import plain
 from modernbert import weights
 from modernbert.errors import BackendError, ConfigError
 from modernbert.sources import resolve
@@ -36,8 +35,6 @@ from ui.ports import free_port
 
 BATCHED, ALONE = "batched", "one at a time"
 SIDES = {BATCHED: (), ALONE: ("tokens_per_batch=1", "batch_wait=0")}
-#: Largest difference of a probability between the sides: fp32, and bf16's three digits.
-AGREEMENT = {"cpu": 1e-5, "cuda": 2e-2}
 #: Questions that both sides are compared on, which also warms them.
 COMPARED = 64
 FIRST_PORT = 18_100
@@ -91,8 +88,7 @@ class Turn:
 
 def main(cfg: DictConfig) -> int:
     """Measure as configured; returns the exit status."""
-    settings = Settings(**{key: value for key, value in plain(cfg).items() if key != "json"})
-    report.check_target(cfg.json)
+    settings = suite.settings_of(Settings, cfg)
     device = choose_device(settings.device)
     with ExitStack() as stack:
         run = Path(settings.run) if settings.run else stack.enter_context(untrained_run())
@@ -152,9 +148,7 @@ def compare(servers: dict[str, ServerProcess], texts: list[str], device: torch.d
         for ours, theirs in zip(first, second, strict=True)
         for a in ours
     ]
-    if not max(differences) <= AGREEMENT[device.type]:
-        raise BackendError(f"answers of the two servers differ by {max(differences):.1e}: nothing was measured.")
-    return max(differences)
+    return suite.require_agreement("answers of the two servers", max(differences), device)
 
 
 def level(

@@ -23,9 +23,8 @@ from rich.table import Table
 from torch import Tensor
 
 from app import console
-from app.bench import report
+from app.bench import report, suite
 from app.bench.measure import Clock, device_clock, timed
-from app.compose import plain
 from app.doctor import Doctor
 from app.progress import tracking
 from app.threads import use_threads
@@ -77,8 +76,7 @@ class Settings:
             raise ConfigError(f"depths={self.depths}: give numbers of documents from 1 to {KEPT}, such as [10,50,100].")
         if self.queries is not None and self.queries < 1:
             raise ConfigError(f"queries={self.queries}: allowed is null, or 1 or more.")
-        if self.timed < 1:
-            raise ConfigError(f"timed={self.timed}: allowed is 1 or more.")
+        suite.require_least_one(self, "timed")
 
     @property
     def budget(self) -> int | None:
@@ -88,8 +86,7 @@ class Settings:
 
 def main(cfg: DictConfig) -> int:
     """Measure quality and latency; returns the exit status."""
-    settings = Settings(**{key: value for key, value in plain(cfg).items() if key != "json"})
-    report.check_target(cfg.json)
+    settings = suite.settings_of(Settings, cfg)
     use_threads(settings.threads)
     is_run = (Path(settings.retriever) / "task.json").is_file()
     opened = embedder_of_run if is_run else lambda name, device: Embedder.from_encoder(name, device=device)

@@ -8,7 +8,6 @@ semantic search rank high for a query.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +16,20 @@ import numpy as np
 from app import console
 from app import mine as mining
 from app.circle.report import Outcome
+from app.circle.scores import logits
+from app.circle.teacher import judged, parted
 from app.circle.workshop import Rows, Workshop, composed, word
-from app.progress import tracking
 from app.search import read_queries
 from modernbert.errors import ConfigError, DataError
 from tasks.data import readers
 from tasks.data.ranking.corpus import load_corpus
 from tasks.data.ranking.rows import RankingTable, read_tuples
-from tasks.data.readers import Table
 from tasks.data.schema import Report
 from tasks.embedding import Embedder
-from tasks.run import Run, forward, has_text
+from tasks.run import Run
 from tasks.search.bm25 import Bm25
-from tasks.search.mine import Mined, Mining, mine, plain
+from tasks.search.known import plain
+from tasks.search.mine import Mined, Mining, mine
 from tasks.search.rerank import Reranker
 
 LOSSES = ("margin_mse", "kl")
@@ -43,7 +43,8 @@ def distil(shop: Workshop) -> Outcome:
     """All stages; returns what came out.
 
     Raises:
-        ConfigError: neither labels nor a reranker, nothing to choose pairs for.
+        ConfigError: neither labels nor a reranker, nothing to choose pairs for, a cross-encoder that is no better than
+            the retriever.
     """
     settings, data = shop.settings, shop.data
     require(shop)
@@ -54,7 +55,10 @@ def distil(shop: Workshop) -> Outcome:
         runs["fine-tuned"] = shop.train("fine_tuned", "retrieval", data["train"], asked)
     teacher = Path(settings["reranker"]) if settings["reranker"] else None
     if teacher is None:
-        teacher = shop.train("reranker", "reranking", mined(shop, start), {"task.positive_weight": "balanced"})
+        rows, held = parted(shop, mined(shop, start))
+        keys = {"task.positive_weight": "balanced", "data.validation": str(held)}
+        teacher = shop.train("reranker", "reranking", rows, keys)
+    judgement = judged(shop, start, teacher)
     searcher = runs.get("fine-tuned", start)
     told = {key: settings[key] for key in ("engine", "depth")} | {"columns": data["columns"]}
     sources = [source for source in (data["train"], data["queries"], data["corpus"], data["test"]) if source]
@@ -69,7 +73,7 @@ def distil(shop: Workshop) -> Outcome:
     metrics = "ndcg@10", "mrr@10", "recall@100"
     beside = {"BM25": {name: found["as it is"][f"bm25_{name}"] for name in metrics}}
     compared = [(name, "distilled") for name in runs if name != "distilled"]
-    return Outcome(metrics, runs, beside | found, compared, (about_pairs(pairs),))
+    return Outcome(metrics, runs, beside | found, compared, (judgement, about_pairs(pairs)))
 
 
 def about_pairs(pairs: Path) -> str:
@@ -186,19 +190,3 @@ def as_rows(table: RankingTable, found: Mined, labelled: int) -> Rows:
         for name, cell in zip(columns, (*cells, [round(score, 4) for score in scores]), strict=True):
             columns[name].append(cell)
     return columns
-
-
-def logits(run: Run, queries: Sequence[str], documents: Sequence[str]) -> list[float]:
-    """The reranker's bare outputs, of which margins mean something (a probability has none near 0 and 1).
-
-    -inf for an empty document.
-    """
-    table = Table("pairs", {"query": list(queries), "document": list(documents)}, list(range(1, len(queries) + 1)), [])
-    good = np.flatnonzero([has_text(document) for document in documents])
-    found = np.full(len(queries), -np.inf)
-    examples = run.schema.examples(table.select(good.tolist()), run.tokenizer, "predict")
-    with tracking("scoring pairs", len(good)) as advance:
-        for batch, outputs in forward(run.task, examples):
-            found[good[batch.index.cpu().numpy()]] = outputs[:, 0].cpu().numpy()
-            advance(len(batch))
-    return [float(value) for value in found]

@@ -40,6 +40,9 @@ DEVICES = {"auto": "auto", "cpu": "cpu", "cuda": "gpu"}
 #: What Hydra reads as itself without quotes, and as a text.
 BARE = re.compile(r"[A-Za-z/.][\w./-]*")
 
+#: Keys of task=retrieval that say how texts are read.
+TEXT_KEYS = ("query_prefix", "document_prefix", "query_max_length", "negatives", "split", "query_expansion")
+
 Task = Literal["retrieval", "reranking"]
 Rows = Mapping[str, Sequence[Any]]
 
@@ -177,7 +180,7 @@ def save_untrained(cfg: DictConfig, place: Path, kind: Literal["tuples", "scored
         {"query": "query"},
         kind,
         DataSettings(**plain(cfg.data)).token_limit(read_config(base).max_positions),
-        *(keys[name] for name in ("query_prefix", "document_prefix", "query_max_length", "negatives")),
+        **{name: keys[name] for name in TEXT_KEYS},
     )
     prepared = Prepared(schema, {}, {}, Report(), [])
     L.seed_everything(cfg.seed, verbose=False)  # of the weights of a projection

@@ -72,7 +72,7 @@ class RoleLengths:
 
     def __call__(self, rows: Sequence[Row]) -> Counted:
         """Raises DataError as `RowLengths`."""
-        tokens = self.embedder.task.schema.tokens(self.embedder.tokenizer, [text for (text,) in rows], self.role)
+        tokens = self.embedder.task.schema.texts(self.embedder.tokenizer, [text for (text,) in rows], self.role)
         return Counted(tokens.lengths.tolist(), (tokens.full_lengths > tokens.lengths).tolist())
 
 

@@ -54,7 +54,7 @@ def serve(name: str, run: Run, context: Context, tokens: int) -> Served:
     queued, kind = QueuedRun(name, run, context.batcher, tokens), output_type(run.task)
     if kind is Embedding:
         embedder = Embedder.from_run(run)
-        return Served(name, queued, (VECTORS[embedder.kind], "/batch"), embedder)
+        return Served(name, queued, (VECTORS[embedder.vector_kind], "/batch"), embedder)
     if kind not in ROUTES:
         raise ConfigError(f"run={run.folder}: no route answers task={run.name}. Use `modernbert predict`.")
     return Served(name, queued, ROUTES[kind])

@@ -100,9 +100,14 @@ class SearchRequest(Request):
 
 
 class Found(BaseModel):
+    """A hit; `passage` is characters [start, end) of `text`, of runs that split documents."""
+
     id: str
     text: str
     score: float
+    start: int | None = None
+    end: int | None = None
+    passage: str | None = None
 
 
 class RunInfo(BaseModel):

@@ -26,7 +26,7 @@ from tasks.data.tokens import Tokens, cache_key, load_tokens, save_tokens
 
 __all__ = [
     "Keep", "Progress", "Tokens", "load_tokenizer", "tokenise", "tokenise_pair_windows", "tokenise_windows",
-    "window_overlap",
+    "window_overlap", "window_places",
 ]  # fmt: skip
 
 #: Tokens that neighbouring windows share, unless task.overlap says otherwise; a quarter of a short window.
@@ -174,6 +174,12 @@ def _spread(full: IntArray, counts: IntArray, room: IntArray) -> tuple[IntArray,
     text = np.repeat(np.arange(len(full)), counts)
     within = np.arange(len(text)) - np.repeat(np.cumsum(counts) - counts, counts)
     return text, within * (full - room).clip(min=0)[text] // (counts[text] - 1).clip(min=1)
+
+
+def window_places(full: int, room: int, overlap: int) -> list[int]:
+    """The first token of each window of a text of `full` tokens, as `tokenise_windows` spreads them."""
+    lengths = np.array([full])
+    return _spread(lengths, _window_counts(lengths, room, overlap), np.array([room]))[1].tolist()
 
 
 def window_overlap(asked: Any, max_length: int) -> int:

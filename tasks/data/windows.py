@@ -33,24 +33,29 @@ class WindowBatch(Batch):
 
     def merge(self, outputs: Tensor) -> Tensor:
         """(W, L), with "attention" (W, L + 1), -> (B, L)."""
-        count = len(self.index)
-        owner = sequence_of_token(self.cu_windows, outputs.shape[0])
-        if self.merging == "max":
-            return best_window(outputs, self.cu_windows)
-        weight = outputs.new_ones(outputs.shape[0])
-        if self.merging == "attention":
-            outputs, score = outputs[:, :-1], outputs[:, -1]
-            highest = score.new_zeros(count).scatter_reduce(0, owner, score.detach(), "amax", include_self=False)
-            weight = (score - highest[owner]).exp()
-        total = weight.new_zeros(count).index_add(0, owner, weight)
-        share = weight / total[owner]
-        return outputs.new_zeros(count, outputs.shape[1]).index_add(0, owner, outputs * share[:, None])
+        return merged(outputs, self.cu_windows, self.merging)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> WindowBatch:
         """The same batch on another device."""
         plain = super().to(device, non_blocking)
         borders = self.cu_windows.to(device, non_blocking=non_blocking)
         return WindowBatch(plain.packed, plain.targets, plain.index, borders, self.merging)
+
+
+def merged(outputs: Tensor, cu_windows: Tensor, merging: Merging) -> Tensor:
+    """Outputs of windows (W, L), with "attention" (W, L + 1), -> of their texts (B, L)."""
+    if merging == "max":
+        return best_window(outputs, cu_windows)
+    count = len(cu_windows) - 1
+    owner = sequence_of_token(cu_windows, outputs.shape[0])
+    weight = outputs.new_ones(outputs.shape[0])
+    if merging == "attention":
+        outputs, score = outputs[:, :-1], outputs[:, -1]
+        highest = score.new_zeros(count).scatter_reduce(0, owner, score.detach(), "amax", include_self=False)
+        weight = (score - highest[owner]).exp()
+    total = weight.new_zeros(count).index_add(0, owner, weight)
+    share = weight / total[owner]
+    return outputs.new_zeros(count, outputs.shape[1]).index_add(0, owner, outputs * share[:, None])
 
 
 def best_window(outputs: Tensor, cu_windows: Tensor) -> Tensor:

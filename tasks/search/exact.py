@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from torch import Tensor
 from tasks.data.ranking import Document
 from tasks.search.bm25 import Bm25
 from tasks.search.fuse import Ranking
-from tasks.search.meta import Meta, Piece
+from tasks.search.meta import Borders, Meta, Piece
 from tasks.search.shards import read_documents, read_vectors, write_shard
 from tasks.vectors import Vectors, top_k
 
@@ -33,16 +34,19 @@ class ExactEngine:
 
     # -- changing ------------------------------------------------------------------------------------------
 
-    def put(self, documents: Sequence[Document], vectors: Vectors, digest: str) -> None:
-        """Add documents; their ids are new."""
-        texts = [document.full for document in documents]
-        self.write([document.id for document in documents], texts, vectors, digest, len(self.meta.pieces))
+    def put(
+        self, documents: Sequence[Document], vectors: Vectors, digest: str, borders: Borders | None = None
+    ) -> None:
+        """Add documents; their ids are new. `borders` are those of their passages, where they are split."""
+        columns = [[document.id for document in documents], [document.full for document in documents], borders]
+        self.write(columns, vectors, digest, len(self.meta.pieces))
 
     def remove(self, ids: Collection[str]) -> int:
         """Take documents out; returns how many there were. Shards that held one are written anew without it."""
         gone = 0
         for place, piece in reversed(list(enumerate(self.meta.pieces))):
-            names, texts = read_documents(self.folder / piece.name)
+            columns = read_documents(self.folder / piece.name, self.columns)
+            names = columns[0]
             kept = [i for i, name in enumerate(names) if name not in ids]
             if len(kept) == len(names):
                 continue
@@ -50,15 +54,21 @@ class ExactEngine:
             del self.meta.pieces[place]
             if kept:
                 vectors = read_vectors(self.folder / piece.name, self.meta.kind, self.meta.dimension).select(kept)
-                self.write([names[i] for i in kept], [texts[i] for i in kept], vectors, None, place)
+                self.write([[column[i] for i in kept] for column in columns], vectors, None, place)
         self.forget()
         return gone
 
-    def write(self, ids: list[str], texts: list[str], vectors: Vectors, digest: str | None, place: int) -> None:
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What a shard keeps of documents."""
+        return ("id", "text") if self.meta.split == "none" else ("id", "text", "borders")
+
+    def write(self, columns: Sequence[Any], vectors: Vectors, digest: str | None, place: int) -> None:
         """A shard under a number that none had, so that what meta.json on disk names stays as it is."""
+        ids, texts, *borders = columns
         numbers = [int(path.name) for path in self.folder.glob("*") if path.name.isdigit()]
         name = f"{max(numbers, default=-1) + 1:06d}"
-        write_shard(self.folder / name, ids, texts, vectors)
+        write_shard(self.folder / name, ids, texts, vectors, borders[0] if borders else None)
         self.meta.pieces.insert(place, Piece(name, len(ids), digest))
         self.forget()
 
@@ -92,16 +102,37 @@ class ExactEngine:
 
     def texts(self, ids: Collection[str]) -> dict[str, str]:
         """The texts of documents by id; reads the shards that hold one."""
-        wanted = set(ids)
-        found: dict[str, str] = {}
+        return self.cells("text", set(ids))
+
+    def borders(self, ids: Collection[str]) -> dict[str, list[int]]:
+        """The borders of the passages of documents by id."""
+        return self.cells("borders", set(ids))
+
+    def cells(self, column: str, ids: set[str]) -> dict[str, Any]:
+        """What a column has for documents."""
+        found: dict[str, Any] = {}
+        for piece, here in self.places(ids):
+            (cells,) = read_documents(self.folder / piece.name, [column])
+            found |= {name: cells[i] for name, i in here.items()}
+        return found
+
+    def vectors(self, ids: Collection[str]) -> dict[str, Vectors]:
+        """The vectors of documents by id."""
+        found: dict[str, Vectors] = {}
+        for piece, here in self.places(set(ids)):
+            vectors = self.read(piece)
+            found |= {name: vectors.select([i]) for name, i in here.items()}
+        return found
+
+    def places(self, ids: set[str]) -> Iterator[tuple[Piece, dict[str, int]]]:
+        """The shards that hold documents, and the place of each there."""
         start = 0
         for piece in self.meta.pieces:
-            here = [i for i in range(piece.count) if self.names[start + i] in wanted]
+            names = self.names[start : start + piece.count]
+            here = {name: i for i, name in enumerate(names) if name in ids}
             if here:
-                (texts,) = read_documents(self.folder / piece.name, ["text"])
-                found |= {self.names[start + i]: texts[i] for i in here}
+                yield piece, here
             start += piece.count
-        return found
 
     def chunks(self) -> Iterator[tuple[Tensor, Vectors]]:
         """Numbers and vectors of all documents, a shard at a time."""

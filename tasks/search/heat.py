@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -41,8 +41,8 @@ class Heat:
         return sum(score for _, _, score in self.met)
 
 
-def heat_map(embedder: Embedder, query: str, text: str) -> Heat:
-    """Compare a query with a document, token by token.
+def heat_map(embedder: Embedder, query: str, text: str, span: tuple[int, int] | None = None) -> Heat:
+    """Compare a query with a document, or with characters `span` of it, token by token.
 
     Raises:
         ConfigError: a model with one vector a text.
@@ -50,7 +50,10 @@ def heat_map(embedder: Embedder, query: str, text: str) -> Heat:
     if embedder.kind != "multi_vector":
         raise ConfigError(f"a model of {embedder.kind} vectors compares whole texts: a heat map needs multi_vector.")
     asked, queries = _tokens(embedder, query, "query")
-    there, documents = _tokens(embedder, text, "document")
+    start, end = span or (0, len(text))
+    there, documents = _tokens(embedder, text[start:end], "document")
+    there = [token if token.special else replace(token, start=token.start + start, end=token.end + start)
+             for token in there]  # fmt: skip
     cosines = queries.values.float() @ documents.values.float().t()
     nearest, best = cosines.max(dim=0), cosines.max(dim=1)
     return Heat(
@@ -62,7 +65,7 @@ def heat_map(embedder: Embedder, query: str, text: str) -> Heat:
 def _tokens(embedder: Embedder, text: str, role: TextRole) -> tuple[list[Token], Vectors]:
     """The tokens of a text that have vectors, and these."""
     task, tokenizer = embedder.task, embedder.tokenizer
-    vectors = embedder.encode([text], role)
+    vectors = embedder.encode([text], role, whole=True)
     (given,) = task.schema.with_prefix([text], role)
     prefix = len(given) - len(text)
     backend = plain_backend(tokenizer)

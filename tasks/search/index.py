@@ -19,7 +19,7 @@ from tasks.embedding import Embedder
 from tasks.search.exact import ExactEngine
 from tasks.search.fuse import Ranking
 from tasks.search.lance import LanceEngine, require_dense
-from tasks.search.meta import META, Meta, digest_of
+from tasks.search.meta import META, Borders, Meta, digest_of
 from tasks.vectors import Vectors
 
 #: Documents of a piece: at 16 a second (2 cores) a kill costs a minute, and like lengths still meet.
@@ -32,7 +32,9 @@ ENGINES = ("auto", "exact", "lance")
 class Engine(Protocol):
     """What holds the documents of an index; see `ExactEngine` for what each does."""
 
-    def put(self, documents: Sequence[Document], vectors: Vectors, digest: str) -> None: ...
+    def put(
+        self, documents: Sequence[Document], vectors: Vectors, digest: str, borders: Borders | None = None
+    ) -> None: ...
     def remove(self, ids: set[str]) -> int: ...
     def tidy(self) -> None: ...
     def finish(self) -> None: ...
@@ -40,6 +42,7 @@ class Engine(Protocol):
     def dense(self, queries: Vectors, k: int) -> list[Ranking]: ...
     def text(self, queries: Sequence[str], k: int) -> list[Ranking]: ...
     def texts(self, ids: set[str]) -> dict[str, str]: ...
+    def borders(self, ids: set[str]) -> dict[str, list[int]]: ...
 
 
 @dataclass
@@ -74,8 +77,9 @@ class Index:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ConfigError(f"output={folder} is there and is no index: name a new folder.")
         if engine == "lance":
-            require_dense(embedder.kind)
-        meta = Meta(engine, embedder.kind, embedder.dimension, embedder.fingerprint, model, source)
+            require_dense(embedder.vector_kind)
+        kind, size, fingerprint = embedder.vector_kind, embedder.dimension, embedder.fingerprint
+        meta = Meta(engine, kind, size, fingerprint, model, source, split=embedder.split)
         folder.mkdir(parents=True, exist_ok=True)
         meta.save(folder)
         return cls(folder, meta)
@@ -138,10 +142,11 @@ class Index:
                 if advance:
                     advance(len(part))
             else:
-                vectors = embedder.encode([document.full for document in part], "document", tokens_per_batch, advance)
+                texts = [document.full for document in part]
+                vectors, borders = embedder.encode_passages(texts, tokens_per_batch, advance)
                 if replaced := {document.id for document in part} & held:
                     done.replaced += self.engine.remove(replaced)
-                self.engine.put(part, vectors, digest)
+                self.engine.put(part, vectors, digest, borders)
                 self.meta.save(self.folder)
                 self.engine.tidy()
                 done.encoded += len(part)

@@ -17,7 +17,7 @@ import pyarrow as pa
 from modernbert.errors import BackendError, ConfigError
 from tasks.data.ranking import Document
 from tasks.search.fuse import Ranking
-from tasks.search.meta import Meta, Piece
+from tasks.search.meta import Borders, Meta, Piece
 from tasks.vectors import Vectors
 
 FOLDER, TABLE = "lance", "documents"
@@ -42,9 +42,10 @@ class LanceEngine:
         """The table as it was at the version that meta.json names."""
         database = connect(self.folder)
         if TABLE not in database.list_tables().tables:
-            names = ("id", "text", "vector")
-            types = (pa.string(), pa.string(), pa.list_(pa.float32(), self.meta.dimension))
-            return database.create_table(TABLE, schema=pa.schema(list(zip(names, types, strict=True))))
+            types = {"id": pa.string(), "text": pa.string(), "vector": pa.list_(pa.float32(), self.meta.dimension)}
+            if self.meta.split != "none":
+                types["borders"] = pa.list_(pa.int64())
+            return database.create_table(TABLE, schema=pa.schema(list(types.items())))
         table = database.open_table(TABLE)
         if self.meta.version is not None and table.version != self.meta.version:
             table.checkout(self.meta.version)
@@ -52,14 +53,18 @@ class LanceEngine:
 
     # -- changing ------------------------------------------------------------------------------------------
 
-    def put(self, documents: Sequence[Document], vectors: Vectors, digest: str) -> None:
-        """Add documents; their ids are new."""
+    def put(
+        self, documents: Sequence[Document], vectors: Vectors, digest: str, borders: Borders | None = None
+    ) -> None:
+        """Add documents; their ids are new. `borders` are those of their passages, where they are split."""
         values = vectors.values.to("cpu").float().contiguous().numpy()
         columns = {
             "id": pa.array([document.id for document in documents], pa.string()),
             "text": pa.array([document.full for document in documents], pa.string()),
             "vector": pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), self.meta.dimension),
         }
+        if borders is not None:
+            columns["borders"] = pa.array(borders, pa.list_(pa.int64()))
         self.table.add(pa.table(columns))
         self.meta.pieces.append(Piece(f"{len(self.meta.pieces):06d}", len(documents), digest))
         self.meta.version = self.table.version
@@ -138,10 +143,18 @@ class LanceEngine:
 
     def texts(self, ids: Collection[str]) -> dict[str, str]:
         """The texts of documents by id."""
-        found: dict[str, str] = {}
+        return self.cells("text", ids)
+
+    def borders(self, ids: Collection[str]) -> dict[str, list[int]]:
+        """The borders of the passages of documents by id."""
+        return self.cells("borders", ids)
+
+    def cells(self, column: str, ids: Collection[str]) -> dict[str, Any]:
+        """What a column has for documents."""
+        found: dict[str, Any] = {}
         for condition in conditions(ids):
-            rows = self.table.search().where(condition).select(["id", "text"]).limit(IDS).to_arrow()
-            found |= dict(zip(rows.column("id").to_pylist(), rows.column("text").to_pylist(), strict=True))
+            rows = self.table.search().where(condition).select(["id", column]).limit(IDS).to_arrow()
+            found |= dict(zip(rows.column("id").to_pylist(), rows.column(column).to_pylist(), strict=True))
         return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,9 @@ from tasks.data.ranking import Document
 from tasks.run import write_json
 
 #: Version of meta.json; a reader refuses a higher one.
-FORMAT = 1
+FORMAT = 2
+#: Of each document the start and end of its passages, one after another.
+Borders = Sequence[Sequence[int]]
 META = "meta.json"
 
 
@@ -38,6 +40,7 @@ class Meta:
         source: the corpus that it was begun with.
         complete: False while a first build is under way.
         version: of the LanceDB table that belongs to these pieces; None where the newest one does.
+        split: where the model splits documents; not none: the borders of passages are kept.
     """
 
     engine: str
@@ -49,6 +52,7 @@ class Meta:
     pieces: list[Piece] = field(default_factory=list)
     complete: bool = False
     version: int | None = None
+    split: str = "none"
 
     @property
     def count(self) -> int:

@@ -20,6 +20,7 @@ from modernbert.errors import ConfigError, DataError
 from tasks.data.ranking.rows import RankingTable
 from tasks.embedding import Embedder
 from tasks.search.bm25 import Bm25
+from tasks.search.known import known_answers
 from tasks.vectors import Vectors, pairwise, top_k
 
 ENGINES = ("model", "bm25", "both")
@@ -276,36 +277,6 @@ class _Miner:
     def is_within(self, score: float) -> bool:
         low, high = self.mining.min_score, self.mining.max_score
         return (low is None or score >= low) and (high is None or score <= high)
-
-
-def known_answers(table: RankingTable, positives: Sequence[int], documents: Sequence[str]) -> dict[str, set[int]]:
-    """The numbers of the documents that answer each query text, or may: every positive of its rows and of rows with
-    its id or, but for case and space, its text; every document with such a positive's id or text."""
-    same_text: dict[str, set[int]] = {}
-    for number, text in enumerate(documents):
-        same_text.setdefault(plain(text), set()).add(number)
-    same_id: dict[str, set[int]] = {}
-    for number, name in zip(positives, table.columns["positive_id"], strict=True):
-        same_id.setdefault(str(name), set()).add(number)
-    answers: dict[tuple[str, str], set[int]] = {}
-    keys = [
-        (("id", str(name)), ("text", plain(query)))
-        for name, query in zip(table.columns["query_id"], table.columns["query"], strict=True)
-    ]
-    for own, number, name in zip(keys, positives, table.columns["positive_id"], strict=True):
-        texts = (same_text[plain(documents[i])] for i in same_id[str(name)])
-        related = same_id[str(name)].union(*texts, {number})
-        for key in own:
-            answers.setdefault(key, set()).update(related)
-    found: dict[str, set[int]] = {}
-    for query, own in zip(table.columns["query"], keys, strict=True):
-        found.setdefault(query, set()).update(*(answers[key] for key in own))
-    return found
-
-
-def plain(text: str) -> str:
-    """A text without what does not make it another: case and the width of spaces."""
-    return " ".join(text.split()).casefold()
 
 
 def band_names(low: int, high: int, first: int = 1, last: int | None = None) -> list[str]:

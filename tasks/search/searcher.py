@@ -10,6 +10,7 @@ from tasks.answers import Hit
 from tasks.embedding import Embedder
 from tasks.search.fuse import Ranking, fuse
 from tasks.search.index import Index
+from tasks.search.locate import locate
 from tasks.search.rerank import Reranker
 
 MODES = ("dense", "text", "hybrid")
@@ -44,7 +45,7 @@ class Searcher:
         self, queries: Sequence[str], k: int = 10, mode: str = "dense", advance: Callable[[int], None] | None = None
     ) -> list[list[Hit]]:
         """The k best documents of each query, the best first; `score` is the cosine (dense), BM25 (text), the fused
-        ranks (hybrid) or the reranker's.
+        ranks (hybrid) or the reranker's. Where documents are split, each hit has the passage that answers best.
 
         Raises:
             ConfigError: k below 1, an unknown mode.
@@ -59,7 +60,10 @@ class Searcher:
             hits = [self.reranker(query, found) for query, found in zip(queries, hits, strict=True)]
         if advance:
             advance(len(queries))
-        return [found[:k] for found in hits]
+        hits = [found[:k] for found in hits]
+        if self.index.meta.split == "none":
+            return hits
+        return locate(queries, hits, self.index, None if mode == "text" else self.embedder)
 
     def rankings(self, queries: Sequence[str], k: int, mode: str) -> list[Ranking]:
         """Ids and scores of the k best documents of each query."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,19 +18,24 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from modernbert.errors import DataError
+from tasks.search.meta import Borders
 from tasks.vectors import Vectors
 
 VECTORS, DOCUMENTS = "vectors.safetensors", "documents.parquet"
 
 
-def write_shard(folder: Path, ids: Sequence[str], texts: Sequence[str], vectors: Vectors) -> None:
+def write_shard(
+    folder: Path, ids: Sequence[str], texts: Sequence[str], vectors: Vectors, borders: Borders | None = None
+) -> None:
     """Write a shard as `folder`; one that is there under this name is replaced."""
     beside = folder.with_name(folder.name + ".part")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     save_file(tensors_of(vectors), beside / VECTORS)
-    documents = pa.table({"id": pa.array(ids, pa.string()), "text": pa.array(texts, pa.string())})
-    pq.write_table(documents, beside / DOCUMENTS)
+    columns = {"id": pa.array(ids, pa.string()), "text": pa.array(texts, pa.string())}
+    if borders is not None:
+        columns["borders"] = pa.array(borders, pa.list_(pa.int64()))
+    pq.write_table(pa.table(columns), beside / DOCUMENTS)
     shutil.rmtree(folder, ignore_errors=True)
     beside.rename(folder)
 
@@ -46,8 +52,8 @@ def read_vectors(folder: Path, kind: str, dimension: int) -> Vectors:
         raise DataError(f"{folder / VECTORS} cannot be read ({error}): build the index anew.") from error
 
 
-def read_documents(folder: Path, columns: Sequence[str] = ("id", "text")) -> list[list[str]]:
-    """The ids and texts of a shard, or one of them.
+def read_documents(folder: Path, columns: Sequence[str] = ("id", "text")) -> list[list[Any]]:
+    """The ids and texts of a shard, or one of them, or the borders of passages.
 
     Raises:
         DataError: the file is not there or cut off.

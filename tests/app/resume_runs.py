@@ -8,6 +8,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import forked
+
+from app.bench.fault_child import Fault
+
 WORDS = "please refund money the parcel has not come yet my password does not work where is order".split()
 
 
@@ -41,3 +45,9 @@ def result(run: Path) -> dict[str, Any]:
         "curves": [{key: value for key, value in row.items() if value} for row in rows],
         "training": {key: training[key] for key in ("epochs", "steps", "tokens", "steps_left_out")},
     }
+
+
+def struck(fault: Fault, words: list[str]) -> tuple[int, str]:
+    """`faults_suite.run` without the seconds in which a process imports."""
+    done = forked.run("app.bench.fault_child", *fault.words(), "train", *words)
+    return done.returncode, done.stdout + done.stderr

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 
+import forked
 import pytest
 import torch
 
 from app import cli
-from app.bench import memory
+from app.bench import child, memory
 from app.bench.ranking_suite import Evaluation, Settings
 
 
@@ -26,7 +27,8 @@ def test_ranks_as_when_everything_is_compared_at_once() -> None:
 
 
 @pytest.mark.skipif(not memory.CLEAR.exists(), reason="needs Linux' /proc")
-def test_bench_ranking(capsys: pytest.CaptureFixture) -> None:
+def test_bench_ranking(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child, "run", forked.output)
     words = ["documents=20000", "queries=50", "dimension=64", "chunk=512", "device=cpu", "threads=1"]
     assert cli.main(["bench", "ranking", *words, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 
 from app import cli
-from app.bench import flops, memory, shapes, sides
+from app.bench import child, flops, memory, shapes, sides
 from app.bench.shapes import Shape
 from app.bench.workload import workload
 from modernbert.errors import BackendError
@@ -134,8 +135,11 @@ def test_generated_texts_are_short_documents() -> None:
 
 
 @pytest.mark.slow
-def test_train(capsys: pytest.CaptureFixture, tmp_path: Path, root: Path) -> None:
+def test_train(
+    capsys: pytest.CaptureFixture, tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("accelerate")
+    monkeypatch.setattr(child, "run", forked.output)
     lines = (root / "examples" / "support.csv").read_text(encoding="utf-8").splitlines()
     file = tmp_path / "it's few.csv"
     file.write_text("\n".join(lines[:41]), encoding="utf-8")

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from omegaconf import DictConfig
+from safetensors.torch import load_file, save_file
 from search_runs import write_csv
 
-from app.circle.distil import as_rows, logits
+from app.circle.distil import as_rows
+from app.circle.scores import logits
 from app.circle.stages import Stages, Unfinished, fingerprint
+from app.circle.teacher import held_out, reciprocal
 from app.circle.workshop import flat, word
 from app.cli import main
 from app.compose import compose
@@ -152,6 +156,15 @@ def test_a_folder_of_something_else_is_left_alone(
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+def test_the_place_of_the_positive() -> None:
+    rows = [[3.0, 1.0, 2.0], [1.0, 1.0, 2.0], [0.5], [float("-inf"), 0.0]]
+    assert reciprocal(rows).tolist() == pytest.approx([1, 1 / 3, 1, 1 / 2])
+    names = [f"q{i // 2}" for i in range(400)]
+    held = held_out(names, 0)
+    assert (len(held), len(held_out(names[:80], 0)), len(held_out(names[:6], 0))) == (20, 10, 0)
+    assert held == held_out(names, 0) != held_out(names, 1)
+
+
 @pytest.mark.slow
 def test_distil(corpus_folder: Path, zero_shot: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     folder = tmp_path / "circle"
@@ -160,6 +173,13 @@ def test_distil(corpus_folder: Path, zero_shot: str, tmp_path: Path, capsys: pyt
     words = [*files(corpus_folder), f"data.queries={tmp_path / 'asked.csv'}", zero_shot, *FAST, "depth=4"]
     assert main(["circle", "recipe=distil", *words, f"run_dir={folder}"]) == 0
     told = said(capsys)
+    held = {json.loads(line)["query_id"] for line in (folder / "mined_held_out.jsonl").read_text().splitlines()}
+    learned = {json.loads(line)["query_id"] for line in (folder / "mined_train.jsonl").read_text().splitlines()}
+    assert (len(held), len(learned), held & learned) == (7, 21, set())
+    judgement = json.loads((folder / "teacher.json").read_text())
+    assert judgement["rows"] == 7
+    assert judgement["difference"] == pytest.approx(judgement["second"] - judgement["first"])
+    assert "On held-out queries the cross-encoder ranks better than the retriever as it is" in told
     assert "2 queries; 1 left out that are in data.train or data.test, 1 that share no word" in told
     assert "distilled, against fine-tuned" in told
 
@@ -189,6 +209,18 @@ def test_distil(corpus_folder: Path, zero_shot: str, tmp_path: Path, capsys: pyt
     assert "distilled: training" in told
     assert "fine_tuned: done, unchanged" in told
     assert "pairs.jsonl: done, unchanged" in told
+
+    # A cross-encoder that says the opposite of what this one says has nothing to teach.
+    wrong = tmp_path / "wrong"
+    shutil.copytree(folder / "reranker", wrong)
+    tensors = load_file(wrong / "model" / "model.safetensors")
+    save_file({k: -v if k.startswith("classifier.") else v for k, v in tensors.items()},
+              wrong / "model" / "model.safetensors", {"format": "pt"})  # fmt: skip
+    assert main(["circle", "recipe=distil", *words, f"run_dir={folder}", f"reranker={wrong}"]) == 2
+    told = said(capsys)
+    assert "the cross-encoder ranks no better than the retriever that is to learn from it" in told
+    assert "reranking.trainer.max_epochs=" in told
+    assert json.loads((folder / "teacher.json").read_text())["difference"] < 0
 
 
 @pytest.mark.slow

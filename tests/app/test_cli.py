@@ -35,7 +35,7 @@ MISTAKES = [
     ([*TRAIN, "hydra.run.dir=x"], "--config-dir"),
     ([*TRAIN, "encoder=modernbert"], "encoder=modernbert-base"),
     ([*TRAIN, "encoder=./my-model"], "encoder.source=./my-model"),
-    ([*TRAIN, "trainer=slurm"], "auto, cpu, ddp, gpu"),
+    ([*TRAIN, "trainer=slurm"], "auto, cpu, ddp, fsdp, gpu"),
     ([*TRAIN, "optim.batch_size=many"], "a whole number, as 32"),
     ([*TRAIN, "optim.batch_size=3.5"], "a whole number, as 32"),
     ([*TRAIN, "optim.lr=fast"], "a number"),

@@ -16,7 +16,7 @@ from search_runs import WORDS, read_csv, write_csv
 
 from app.cli import main
 from tasks.answers import Span
-from tasks.comparison import compare, write_queries
+from tasks.comparison import compare
 from tasks.data.entities import TagSet
 from tasks.data.readers import Table
 from tasks.data.writers import open_writer, with_columns
@@ -24,6 +24,7 @@ from tasks.labels import Labels
 from tasks.metrics import RankingReport
 from tasks.ner_schema import NerSchema
 from tasks.ner_tables import readable
+from tasks.per_query import write_queries
 from tasks.run import write_json
 from tasks.text_schema import ClassificationSchema
 

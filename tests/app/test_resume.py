@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from resume_runs import result, words, write_rows
+from resume_runs import result, struck, words, write_rows
 
 from app.bench import faults_suite
 from app.cli import main
@@ -211,8 +211,11 @@ def test_a_run_without_a_checkpoint_begins_again(
 
 
 @pytest.mark.slow
-def test_a_real_process_survives_four_faults(tmp_path: Path, tiny_encoder: Callable[..., Path]) -> None:
+def test_a_real_process_survives_four_faults(
+    tmp_path: Path, tiny_encoder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In one training; `modernbert bench faults` strikes with each ten times."""
+    monkeypatch.setattr(faults_suite, "run", struck)
     line = words(tiny_encoder("modernbert"), write_rows(tmp_path / "rows.csv"))[1:]
     line.append(f"trainer.checkpoint_every={faults_suite.EVERY}")
     whole = faults_suite.undisturbed(line, tmp_path / "whole")

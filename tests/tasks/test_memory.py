@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import forked
 import lightning as L
+import out_of_memory
 import pytest
 import torch
 
@@ -197,11 +196,7 @@ def test_another_process_that_saw_the_step_ends_it() -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="needs Linux' /proc and a limit on memory")
 def test_a_real_limit_on_memory(tiny_encoder: Callable[..., Path]) -> None:
-    script = Path(__file__).with_name("out_of_memory.py")
-    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run(
-        [sys.executable, str(script), str(tiny_encoder("modernbert"))], capture_output=True, text=True, env=env
-    )
+    done = forked.call(out_of_memory.main, tiny_encoder("modernbert"))
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout.splitlines()[-1])
     assert 0 < found["free"] <= 30 * 2**20

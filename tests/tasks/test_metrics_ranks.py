@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import forked  # noqa: F401  its server has the libraries imported
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -54,7 +55,7 @@ def run(rank: int, world: int, folder: str) -> None:
 
 
 def test_ranks_are_added_up(tmp_path: Path) -> None:
-    mp.spawn(run, args=(2, str(tmp_path)), nprocs=2)  # type: ignore[no-untyped-call]
+    mp.start_processes(run, (2, str(tmp_path)), 2, start_method="forkserver")  # type: ignore[no-untyped-call]
     alone = results(0, 1)
     for rank in range(2):
         assert json.loads((tmp_path / f"{rank}.json").read_text()) == alone

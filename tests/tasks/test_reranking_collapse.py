@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from modernbert.errors import ConfigError
+from modernbert.weights import load_encoder
 from tasks.collapse import FIRST, WINDOW, CollapseWatch, Setting, constant_loss
+from tasks.data.module import DataModule
+from tasks.data.readers import Table
+from tasks.data.tokenise import load_tokenizer
+from tasks.optim import Optim
 from tasks.platt import fit_platt
+from tasks.reranking import Reranking
+from tasks.reranking_schema import RerankingSchema
 
 
 def setting(loss: str = "bce", lr: float = 1e-4, weight: float = 1.0, positives: int = 20) -> Setting:
@@ -118,3 +129,38 @@ def test_platt_is_the_least_loss_and_stays_finite() -> None:
 
     best = loss(slope, offset)
     assert all(best <= loss(slope + da, offset + db) for da in (-0.01, 0, 0.01) for db in (-0.01, 0, 0.01))
+
+
+class Tight(Reranking):
+    """In a memory of `room` tokens."""
+
+    room = 10**9
+
+    def loss_sum(self, outputs: torch.Tensor, batch: Any, reduce: bool = True) -> torch.Tensor:
+        loss = super().loss_sum(outputs, batch, reduce)  # the watch has seen it
+        if batch.packed.num_tokens > self.room:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes.")
+        return loss
+
+
+@pytest.mark.slow
+def test_a_step_that_is_begun_again_counts_once(tiny_encoder: Callable[..., Path]) -> None:
+    columns = {"query": ["refund please"] * 3 + ["map"] * 3, "document": ["money back", "good", "bad"] * 2}
+    table = Table("rows.csv", columns | {"label": [1, 0, 0, 0, 1, 0]}, list(range(2, 8)))
+    seen = []
+    for room in (10**9, 15):
+        torch.manual_seed(3)
+        schema = RerankingSchema.fit(table, {}, {}, 60)
+        task = Tight(load_encoder(tiny_encoder("bert"), dropout=0.0), schema, Optim(lr=1e-4), head_dropout=0.0).train()
+        task.room = room
+        trainer = L.Trainer(
+            max_steps=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+            enable_model_summary=False, use_distributed_sampler=False, limit_val_batches=0,
+        )  # fmt: skip
+        trainer.fit(task, DataModule({"train": schema.examples(table, load_tokenizer(tiny_encoder("bert")))}, 6, 99, 0))
+        seen.append((task.memory.budget, list(task.watch.window)))
+    (free, (once,)), (tight, (again,)) = seen
+    assert free is None
+    assert tight is not None
+    torch.testing.assert_close(again, once, atol=1e-5, rtol=1e-5)
+    assert once[2] == 6  # pairs

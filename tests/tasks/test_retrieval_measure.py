@@ -12,14 +12,16 @@ from retrieval_parts import ROWS, SCORED, MakeEncoder, new_task, read
 
 from tasks.data import readers
 from tasks.data.ranking import Collection, Judged
+from tasks.data.readers import Table
 from tasks.embedding import Embedder
 from tasks.metrics import CorrelationReport, RankingReport
 from tasks.retrieval import Retrieval
-from tasks.retrieval_measure import fill_report, measure
+from tasks.retrieval_measure import fill_report, measure_ranking
 from tasks.vectors import Vectors
 
 DOCUMENTS = ["good", "bad map", "refund money", "the parcel has not come yet", "app closes when open map"]
 QUERIES = ["where is my parcel", "map", "password"]
+ROWS_OF_TEST = Table("rows", {"query": QUERIES}, [1, 2, 3], [])
 
 
 def collection(task: Retrieval, tokenizer: object, grades: list[tuple[int, int, int]]) -> Collection:
@@ -41,7 +43,7 @@ def test_files_say_what_was_found(tiny_encoder: MakeEncoder, tmp_path: Path, kin
     first, second, last = (int(order[0, i]) for i in (0, 1, 4))
     # The first query's best document is right; the second's worst; the third has none.
     grades = [(0, first, 2), (0, second, 0), (1, int(order[1, 4]), 1), (2, 0, 0)]
-    found = measure(task, collection(task, tokenizer, grades), "test", tmp_path, rows=3).compute()
+    found = measure_ranking(task, collection(task, tokenizer, grades), ROWS_OF_TEST, "test", tmp_path).compute()
     assert found["ndcg@10"] == pytest.approx((1 + 1 / math.log2(6) + 0) / 3, abs=1e-6)
     assert found["mrr@10"] == pytest.approx((1 + 1 / 5 + 0) / 3, abs=1e-6)
     assert {"ndcg@10_low", "bm25_ndcg@10", "bm25_recall@100_high"} <= set(found)
@@ -75,11 +77,12 @@ def test_a_corpus_in_chunks_is_ranked_as_a_whole(
 ) -> None:
     task, tokenizer = new_task(tiny_encoder("bert"), read(tmp_path, ROWS))
     grades = [(0, 3, 1), (1, 4, 2), (1, 1, 1)]
-    whole = measure(task, collection(task, tokenizer, grades), "test", tmp_path, rows=3).compute()
+    whole = measure_ranking(task, collection(task, tokenizer, grades), ROWS_OF_TEST, "test", tmp_path).compute()
     text = (tmp_path / "predictions.csv").read_text()
     monkeypatch.setattr("tasks.retrieval_measure.CHUNK", {"dense": 2})
     told: list[int] = []
-    parts = measure(task, collection(task, tokenizer, grades), "test", tmp_path, advance=told.append, rows=3).compute()
+    whole_rows = collection(task, tokenizer, grades), ROWS_OF_TEST
+    parts = measure_ranking(task, *whole_rows, "test", tmp_path, None, told.append).compute()
     assert parts == pytest.approx(whole)
     assert (tmp_path / "predictions.csv").read_text() == text
     assert (sum(told), len(told)) == (3, 5)

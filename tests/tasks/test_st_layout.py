@@ -113,7 +113,7 @@ def test_sparse_in_chunks_and_its_gradient(tiny_encoder: MakeEncoder, tmp_path: 
         return found
 
     whole = values_and_gradients()
-    monkeypatch.setattr("tasks.embedders.CHUNK_LOGITS", 2 * task.head.size)  # two tokens at a time
+    monkeypatch.setattr("tasks.segment_max.CHUNK_LOGITS", 2 * task.head.size)  # two tokens at a time
     for a, b in zip(whole, values_and_gradients(), strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
     hidden = task.encoder(packed)

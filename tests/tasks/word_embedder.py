@@ -17,7 +17,13 @@ class WordEmbedder:
 
     def __init__(self, kind: str = "dense", fingerprint: str = "words") -> None:
         self.kind, self.fingerprint, self.dimension = kind, fingerprint, WIDTH
+        self.vector_kind, self.split = kind, "none"
         self.encoded: list[str] = []
+
+    def encode_passages(
+        self, texts: Sequence[str], tokens_per_batch: Any = None, advance: Any = None
+    ) -> tuple[Vectors, None]:
+        return self.encode(texts, "document", tokens_per_batch, advance), None
 
     def encode(self, texts: Sequence[str], role: str, tokens_per_batch: Any = None, advance: Any = None) -> Vectors:
         self.encoded += list(texts) if role == "document" else []

@@ -118,7 +118,7 @@ class Visit:
     def settle(self) -> None:
         """Gradio makes boxes when they come into sight; what a machine types into them before that is lost.
 
-        So wait until nothing is asked of the server (but the heartbeat, which never ends) and nothing in the page moves.
+        So wait until nothing moves in the page, nor is asked of the server (but the heartbeat, which never ends).
         """
         for _ in range(WAIT // STILL):
             self.page.evaluate(UNMOVED, STILL)

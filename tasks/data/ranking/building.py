@@ -11,12 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.data.ranking.batches import TextRole
-from tasks.data.ranking.collection import OTHERS, Collection, Encode, Judged, join_tokens, take
+from tasks.data.ranking.collection import OTHERS, Collection, Encode, Judged, Texts, join_tokens, take
 from tasks.data.ranking.corpus import FullTexts
 from tasks.data.ranking.examples import TupleExamples, TupleRows
 from tasks.data.ranking.rows import RankingTable
 from tasks.data.sampler import permutation
-from tasks.data.tokens import Tokens
 
 IntArray = npt.NDArray[np.int64]
 # Of the draw of other documents. Not the run's own: two runs that differ in their seed search the same.
@@ -34,8 +33,8 @@ def build_examples(table: RankingTable, encode: Encode, negatives: int) -> Tuple
     numbers = {"query": {text: i for i, text in enumerate(queries)}}
     numbers["document"] = {text: len(queries) + i for i, text in enumerate(documents)}
 
-    def collect(known: Tokens) -> Collection:
-        def look_up(texts: Sequence[str], role: TextRole) -> Tokens:
+    def collect(known: Texts) -> Collection:
+        def look_up(texts: Sequence[str], role: TextRole) -> Texts:
             return take(known, [numbers[role][text] for text in texts])
 
         return build_collection(table, look_up, others=0)

@@ -13,11 +13,14 @@ import numpy.typing as npt
 import torch
 
 from tasks.data.examples import Indices, TextExamples
+from tasks.data.passages import PassageExamples, Passages, examples_of
 from tasks.data.ranking.batches import SequenceBatch, TextRole
 from tasks.data.tokens import Tokens
 
 IntArray = npt.NDArray[np.int64]
-Encode = Callable[[Sequence[str], TextRole], Tokens]
+#: Tokens of texts, whole or in passages.
+Texts = Tokens | Passages
+Encode = Callable[[Sequence[str], TextRole], Texts]
 #: Sequences of a chunk: as many as `inference_batches` sorts by length at a time.
 CHUNK = 4096
 #: Documents that a validation searches beside those judged for its queries: enough that a rank means something,
@@ -40,8 +43,8 @@ class Chunk:
     from 0 inside the chunk.
     """
 
-    def __init__(self, tokens: Tokens, role: TextRole, start: int) -> None:
-        self.examples = TextExamples(tokens)
+    def __init__(self, tokens: Texts, role: TextRole, start: int) -> None:
+        self.examples = examples_of(tokens)
         self.role, self.start = role, start
 
     @property
@@ -93,7 +96,7 @@ class Collection:
         self.documents, self.document_ids = documents, document_ids
         self.qrels, self.scored = qrels, scored
         self._encode = encode
-        self._examples: TextExamples | None = None
+        self._examples: TextExamples | PassageExamples | None = None
 
     def __len__(self) -> int:
         return len(self.queries) + len(self.documents)
@@ -111,13 +114,13 @@ class Collection:
         """Whether all sequences are held as tokens."""
         return self._examples is not None
 
-    def tokenised(self) -> TextExamples:
+    def tokenised(self) -> TextExamples | PassageExamples:
         """All Q + N sequences; kept from the first call on."""
         if self._examples is None:
             parts = [self._encode(self.queries, "query")]
             if len(self.documents):
                 parts.append(self._encode(self.documents, "document"))
-            self._examples = TextExamples(join_tokens(parts))
+            self._examples = examples_of(join_tokens(parts))
         return self._examples
 
     def collate(self, indices: Indices) -> SequenceBatch:
@@ -136,29 +139,44 @@ class Collection:
             yield Chunk(tokens, role, start)
 
 
-def join_tokens(parts: Sequence[Tokens]) -> Tokens:
-    """One `Tokens` of several, in order. (Single texts have no second segment, so none is kept.)"""
+def join_tokens(parts: Sequence[Texts]) -> Texts:
+    """One of several, in order; all whole, or all in passages. (Single texts have no second segment: none is kept.)"""
     if len(parts) == 1:
         return parts[0]
-    starts = np.cumsum([0, *(len(part.input_ids) for part in parts)])
-    offsets = [part.offsets[:-1] + start for part, start in zip(parts, starts, strict=False)]
+    if isinstance(parts[0], Passages):
+        own = [part for part in parts if isinstance(part, Passages)]
+        tokens = join_tokens([part.tokens for part in own])
+        assert isinstance(tokens, Tokens)
+        return Passages(tokens, end_to_end([part.starts for part in own]), np.concatenate([p.spans for p in own]))
+    whole = [part for part in parts if isinstance(part, Tokens)]
     return Tokens(
-        np.concatenate([part.input_ids for part in parts]),
-        np.concatenate([*offsets, starts[-1:]]).astype(np.int64),
+        np.concatenate([part.input_ids for part in whole]),
+        end_to_end([part.offsets for part in whole]),
         None,
-        np.concatenate([part.full_lengths for part in parts]),
+        np.concatenate([part.full_lengths for part in whole]),
     )
 
 
-def cut_out(tokens: Tokens, start: int, stop: int) -> Tokens:
-    """Examples `start` to `stop`, as views."""
+def end_to_end(borders: Sequence[IntArray]) -> IntArray:
+    """Borders that each begin at 0 as those of all, one behind the other."""
+    starts = np.cumsum([0, *(part[-1] for part in borders)])
+    found = [part[:-1] + start for part, start in zip(borders, starts, strict=False)]
+    return np.concatenate([*found, starts[-1:]]).astype(np.int64)
+
+
+def cut_out(tokens: Texts, start: int, stop: int) -> Texts:
+    """Examples `start` to `stop`, whole ones as views."""
+    if isinstance(tokens, Passages):
+        return tokens.select(np.arange(start, stop))
     offsets = tokens.offsets[start : stop + 1]
     ids = tokens.input_ids[offsets[0] : offsets[-1]]
     return Tokens(ids, offsets - offsets[0], None, tokens.full_lengths[start:stop])
 
 
-def take(tokens: Tokens, indices: Indices) -> Tokens:
+def take(tokens: Texts, indices: Indices) -> Texts:
     """Examples at `indices`, in that order, copied."""
+    if isinstance(tokens, Passages):
+        return tokens.select(indices)
     rows = [tokens.input_ids[tokens.offsets[i] : tokens.offsets[i + 1]] for i in indices]
     offsets = np.cumsum([0, *map(len, rows)]).astype(np.int64)
     ids = np.concatenate([np.zeros(0, np.int32), *rows])

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from modernbert.errors import ConfigError
-from tasks.data.examples import Indices, TextExamples
+from tasks.data.examples import Indices
+from tasks.data.passages import PassageExamples, examples_of
 from tasks.data.ranking.batches import TupleBatch
-from tasks.data.ranking.collection import Collection
-from tasks.data.tokens import Tokens
+from tasks.data.ranking.collection import Collection, Texts
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float32]
@@ -68,15 +68,15 @@ class TupleExamples:
 
     def __init__(
         self,
-        tokens: Tokens,
+        tokens: Texts,
         queries: int,
         rows: TupleRows,
         negatives: int,
-        collect: Callable[[Tokens], Collection],
+        collect: Callable[[Texts], Collection],
     ) -> None:
         if negatives < 0:
             raise ConfigError(f"task.negatives={negatives}: allowed is 0 (in-batch negatives alone) or more.")
-        self.texts = TextExamples(tokens)
+        self.texts = examples_of(tokens)
         self.queries, self.documents = queries, len(tokens) - queries
         self.rows, self.negatives, self.epoch = rows, negatives, 0
         self._collect = collect
@@ -84,7 +84,8 @@ class TupleExamples:
         sizes = tokens.lengths.astype(np.int64)
         own = sizes[rows.query] + sizes[queries + rows.positive]
         self.lengths = (own + longest(sizes[queries + rows.negative], rows.offsets, negatives)).astype(np.int32)
-        self.max_seqlen = int(sizes.max(initial=0))  # tokens of a text
+        longest_one = self.texts.max_seqlen if isinstance(self.texts, PassageExamples) else int(sizes.max(initial=0))
+        self.max_seqlen = longest_one  # tokens of a sequence
         cut = tokens.full_lengths > tokens.lengths
         self.cut = cut[rows.query] | cut[queries + rows.positive]
 

@@ -9,17 +9,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tasks.data.examples import Indices, TextExamples
+from tasks.data.examples import Indices
+from tasks.data.passages import examples_of
 from tasks.data.ranking.batches import TupleBatch
-from tasks.data.ranking.collection import join_tokens
-from tasks.data.tokens import Tokens
+from tasks.data.ranking.collection import Texts, join_tokens
 
 
 class PairExamples:
     """Example i is query i and document i; a batch has all its queries first, as in training."""
 
-    def __init__(self, queries: Tokens, documents: Tokens) -> None:
-        self.texts = TextExamples(join_tokens([queries, documents]))
+    def __init__(self, queries: Texts, documents: Texts) -> None:
+        self.texts = examples_of(join_tokens([queries, documents]))
         self.count = len(queries)
         self.lengths: npt.NDArray[np.int32] = queries.lengths + documents.lengths
         whole = queries.full_lengths + documents.full_lengths
