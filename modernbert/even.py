@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from modernbert.attention import Prefixed
 from modernbert.packing import Packed
 
 #: Shapes an octave of sizes has, so that at most a sixteenth is computed for nothing; and the largest step.
@@ -59,8 +60,8 @@ def even_pack(packed: Packed, most: int) -> Packed:
         most: tokens of a sequence. Where that is less than what is missing, the pack is left as it is.
     """
     missing = even_size(packed.num_tokens) - packed.num_tokens
-    if type(packed) is not Packed or not 0 < missing <= most:
-        return packed
+    if isinstance(packed, Prefixed) or not 0 < missing <= most:
+        return packed  # of sequences that continue another the reranker's own pack says which; few runs have them
     types = packed.token_type_ids
     return Packed(
         torch.cat([packed.input_ids, packed.input_ids[:1].expand(missing)]),
