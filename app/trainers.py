@@ -63,6 +63,25 @@ def build_trainer(
     )
 
 
+def require_devices(accelerator: str, devices: Any) -> None:
+    """Refuse GPUs that are not here, before anything is read.
+
+    Raises:
+        ConfigError: accelerator=gpu without one that torch sees, or more `devices` of them than there are.
+    """
+    if accelerator not in ("gpu", "cuda"):
+        return
+    there = torch.cuda.device_count()
+    if not there and not (accelerator == "gpu" and torch.backends.mps.is_available()):
+        build = "this torch is a build for CPUs" if torch.version.cuda is None else "its driver may be missing"
+        raise ConfigError(
+            f"trainer.accelerator={accelerator}: torch {torch.__version__} sees no GPU here ({build}). Use "
+            "trainer=cpu, or trainer.accelerator=cpu for processes that share the work of a CPU."
+        )
+    if isinstance(devices, int) and not isinstance(devices, bool) and devices > max(there, 1):
+        raise ConfigError(f"trainer.devices={devices}: there are {max(there, 1)} GPUs here; -1 takes all of them.")
+
+
 def checkpoints_of(trainer: L.Trainer) -> Checkpoints:
     """The callback that keeps the checkpoints of a trainer of ours."""
     return next(callback for callback in trainer.callbacks if isinstance(callback, Checkpoints))  # type: ignore[attr-defined]
