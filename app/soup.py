@@ -66,4 +66,4 @@ def scoring(cfg: DictConfig, run: str, folder: Path) -> DictConfig:
     """The configuration of `modernbert evaluate` for one run; its files go below the new run."""
     output = folder / "evaluations" / Path(run).name
     keys = {"run": run, "data": cfg.data, "device": cfg.device, "threads": cfg.threads, "output": str(output)}
-    return OmegaConf.create(keys | {"precision": "auto"})
+    return OmegaConf.create(keys | {"precision": "auto", "mteb": []})

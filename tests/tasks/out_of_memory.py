@@ -1,4 +1,4 @@
-"""Trains two steps under a limit on the address space, then without one; `main` wants a process of its own.
+"""Trains two steps under a limit on the address space, then without one: `python out_of_memory.py <encoder folder>`.
 
 Prints JSON: what was said, the budget, and the largest difference of the weights.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import resource
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -73,3 +74,6 @@ def main(folder: Path) -> None:
         "difference": max(float((a - b).abs().max()) for a, b in pairs),
     }))  # fmt: skip
 
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -86,9 +86,9 @@ class Visit:
         self.page.on("pageerror", lambda error: self.failures.append(str(error)))
         self.page.on("response", lambda reply: self.failures.extend([reply.url] * (reply.status >= 400)))
         self.page.on("request", lambda request: self.left(request.url, address))
-        self.page.on("request", self.open.add)
+        self.page.on("request", lambda request: self.open.add(request))
         for end in ("requestfinished", "requestfailed"):
-            self.page.on(end, self.open.discard)
+            self.page.on(end, lambda request: self.open.discard(request))
         self.page.goto(address)
         self.page.get_by_role("tab").first.wait_for()
         self.settle()
