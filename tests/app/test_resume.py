@@ -211,18 +211,20 @@ def test_a_run_without_a_checkpoint_begins_again(
 
 
 @pytest.mark.slow
-def test_a_real_process_survives_four_faults(
+def test_a_real_process_survives_ten_faults(
     tmp_path: Path, tiny_encoder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In one training; `modernbert bench faults` strikes with each ten times."""
+    """At ten random steps of one training; `modernbert bench faults` strikes with each kind as often as is asked."""
     monkeypatch.setattr(faults_suite, "run", struck)
     line = words(tiny_encoder("modernbert"), write_rows(tmp_path / "rows.csv"))[1:]
+    line = [word.replace("max_epochs=3", "max_epochs=8") for word in line]
     line.append(f"trainer.checkpoint_every={faults_suite.EVERY}")
     whole = faults_suite.undisturbed(line, tmp_path / "whole")
-    assert sorted(whole.rows) == list(range(12))
-    names = ["kill", "checkpoint", "terminate", "disk"]
+    assert sorted(whole.rows) == list(range(32))
+    names = ["kill", "checkpoint", "terminate", "kill", "disk", "interrupt", "kill", "checkpoint", "terminate", "kill"]
     outcome = faults_suite.survive(names, random.Random(4), line, whole, tmp_path / "cut")
     assert outcome["survived"], outcome
+    assert len({strike["at"] for strike in outcome["strikes"]}) > 1
 
 
 @pytest.mark.slow
