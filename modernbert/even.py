@@ -21,7 +21,7 @@ SHAPES, LARGEST = 16, 64
 
 
 def even_size(size: int) -> int:
-    """The next of the sizes that are computed, at most a sixteenth above (eight more below 128).
+    """The next of the sizes that are computed, at most a sixteenth above (below 128 up to seven more).
 
     >>> [even_size(size) for size in (1, 8, 100, 130, 1000, 1500)]
     [8, 8, 104, 136, 1024, 1536]
@@ -61,7 +61,7 @@ def even_pack(packed: Packed, most: int) -> Packed:
     """
     missing = even_size(packed.num_tokens) - packed.num_tokens
     if isinstance(packed, Prefixed) or not 0 < missing <= most:
-        return packed  # of sequences that continue another the reranker's own pack says which; few runs have them
+        return packed  # a Prefixed pack says of each sequence which it continues: another would need its word
     types = packed.token_type_ids
     return Packed(
         torch.cat([packed.input_ids, packed.input_ids[:1].expand(missing)]),
