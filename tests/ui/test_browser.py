@@ -26,7 +26,7 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not 
 SCREENSHOTS = Path(tempfile.gettempdir()) / "modernbert-screenshots"
 #: Milliseconds that anything may take; a training process imports torch first.
 WAIT, TRAINED = 30_000, 150_000
-STILL = 500
+STILL, UPLOADS = 500, 4
 SIZES = {"wide": {"width": 1280, "height": 900}, "phone": {"width": 390, "height": 844}}
 TEXT = "The courier left my parcel with a neighbour"
 
@@ -136,12 +136,17 @@ class Visit:
         self.visible(self.page.get_by_role("button", name=name, exact=True)).click()
 
     def upload(self, number: int, path: Path) -> None:
-        """Into the visible file box of this number; once more where the box was made anew meanwhile and lost it."""
+        """Into the visible file box of this number; once more where the box was made anew meanwhile and lost it.
+
+        A box that holds a file has no input any more: an upload that was slow only is waited for, not repeated.
+        """
         pane = self.page.locator('[role="tabpanel"]:visible')
-        for patience in (WAIT / 4, WAIT / 4, WAIT):
-            pane.locator('input[type="file"]').nth(number).set_input_files(str(path))
+        box, shown = pane.locator('input[type="file"]').nth(number), pane.get_by_text(path.name).first
+        for _ in range(UPLOADS):
             with contextlib.suppress(sync_api.TimeoutError):
-                pane.get_by_text(path.name).first.wait_for(timeout=patience)
+                box.set_input_files(str(path), timeout=WAIT / UPLOADS)
+            with contextlib.suppress(sync_api.TimeoutError):
+                shown.wait_for(timeout=WAIT / UPLOADS)
                 return self.settle()
         pytest.fail(f"{path.name} did not appear in the box of files")
 
