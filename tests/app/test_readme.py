@@ -71,7 +71,7 @@ def check_page(command: str, folder: Path) -> None:
         finally:
             page.send_signal(signal.SIGINT)
             try:
-                _, said = page.communicate(timeout=30)
+                _, said = page.communicate(timeout=60)
             except subprocess.TimeoutExpired:
                 page.kill()
                 raise

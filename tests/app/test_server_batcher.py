@@ -197,11 +197,11 @@ def test_a_queue_that_never_began_fails_what_waits(engine: Doubling) -> None:
 
 
 def test_a_batch_waits_for_company_only_after_company(engine: Doubling) -> None:
-    queue = Batcher(waiting=64, wait=0.3, done=lambda done: None)
+    queue = Batcher(waiting=64, wait=1.0, done=lambda done: None)
     queue.start(1000)
     started = time.perf_counter()
     put(queue, engine, 1).result(SECONDS)
-    assert time.perf_counter() - started < 0.25  # alone: at once
+    assert time.perf_counter() - started < 0.9  # alone: at once
     engine.go.clear()
     first = put(queue, engine, 2)
     while engine.entered.is_set() and len(queue.unanswered) < 1:

@@ -107,7 +107,7 @@ def test_fifty_clients_lose_nothing(server: tuple[subprocess.Popen[str], str], t
     outcome = asyncio.run(load(port, requests, clients=50, seconds=4.0, right=right))
     assert outcome.sent > 50
     assert (outcome.lost, outcome.wrong, dict(outcome.statuses)) == (0, 0, {200: outcome.sent})
-    numbers = httpx.get(f"{address}/metrics").text.splitlines()
+    numbers = httpx.get(f"{address}/metrics", timeout=SECONDS).text.splitlines()
     found = {name: float(value) for name, value in (line.rsplit(" ", 1) for line in numbers if line[0] != "#")}
     batches = found['modernbert_batch_texts_count{run="teams"}']
     assert found['modernbert_texts_total{run="teams"}'] / batches > 2  # requests did share batches

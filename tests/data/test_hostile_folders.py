@@ -40,7 +40,7 @@ def folder(tmp_path: Path, tiny_encoder: Callable[..., Path]) -> Path:
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "modernbert"])
-@settings(max_examples=60, deadline=2000, derandomize=True, suppress_health_check=QUIET)
+@settings(max_examples=60, deadline=20_000, derandomize=True, suppress_health_check=QUIET)
 @given(data=st.data())
 def test_any_configuration(tiny_encoder: Callable[..., Path], tmp_path: Path, family: str, data: st.DataObject) -> None:
     """An encoder or an EncoderError, soon: also where it asks for a trillion layers."""
@@ -56,7 +56,7 @@ def test_any_configuration(tiny_encoder: Callable[..., Path], tmp_path: Path, fa
     assert len(str(error)) < 2000
 
 
-@settings(max_examples=60, deadline=2000, derandomize=True, suppress_health_check=QUIET)
+@settings(max_examples=60, deadline=20_000, derandomize=True, suppress_health_check=QUIET)
 @given(cut=st.floats(0, 1), places=st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 255)), max_size=5))
 def test_any_weights(
     folder: Path, tiny_encoder: Callable[..., Path], cut: float, places: list[tuple[int, int]]

@@ -28,11 +28,11 @@ def test_a_page_that_opens_and_ends_quietly(run: Run, root: Path, tmp_path: Path
         line = process.stdout.readline()
         try:
             assert f"http://127.0.0.1:{port}" in line, process.stderr.read() if process.stderr else line
-            assert httpx.get(f"http://127.0.0.1:{port}").status_code == 200
+            assert httpx.get(f"http://127.0.0.1:{port}", timeout=30).status_code == 200
             assert [path.name.partition("-")[0] for path in tmp_path.glob("modernbert-*")] == ["modernbert"]
         finally:
             process.send_signal(number)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (0, "", "stopped\n")
     assert list(tmp_path.glob("modernbert-*")) == []
 
