@@ -10,25 +10,30 @@ from tokenizers import Tokenizer
 
 #: Characters of a part; a cell of 50 MB then costs what one of 1 MB does.
 PART = 1 << 20
+#: Most characters without a space that stay one part. What is longer is no language: cutting it changes a few ids.
+STRETCH = 4 * PART
 
 
 def encode_long(backend: Tokenizer, text: str) -> npt.NDArray[np.int32]:
-    """(T,) the ids of a text without special tokens, those of `backend.encode(text)`."""
+    """(T,) the ids of a text without special tokens, those of `backend.encode(text)` (but see `STRETCH`)."""
     encoded = (backend.encode_batch_fast([part], add_special_tokens=False)[0].ids for part in parts(text))
     return np.concatenate([np.array(ids, dtype=np.int32) for ids in encoded])
 
 
-def parts(text: str, most: int = PART) -> Iterator[str]:
+def parts(text: str, most: int = PART, stretch: int = STRETCH) -> Iterator[str]:
     """The text in parts of about `most` characters, cut before a single space between two words.
 
     There the usual tokenizers cut too, whatever stands around (WordPiece, byte-level BPE, Metaspace). A stretch
-    without such a space is one part, however long.
+    without such a space is one part, and is cut anywhere after `stretch` characters: one word of 50 MB would take
+    gigabytes.
     """
     start = 0
     while len(text) - start > most:
-        cut = _space(text, start, start + most) or _space_after(text, start + most)
-        if cut is None:
+        end = start + stretch
+        cut = _space(text, start, start + most) or _space_after(text, start + most, end)
+        if cut is None and len(text) <= end:
             break
+        cut = cut or end
         yield text[start:cut]
         start = cut
     yield text[start:]
@@ -42,11 +47,11 @@ def _space(text: str, start: int, stop: int) -> int | None:
     return at if at > start else None
 
 
-def _space_after(text: str, start: int) -> int | None:
-    """The first single space between words from text[start] on."""
-    at = text.find(" ", start)
+def _space_after(text: str, start: int, stop: int) -> int | None:
+    """The first single space between words in text[start:stop]."""
+    at = text.find(" ", start, stop)
     while at >= 0 and not _is_single(text, at):
-        at = text.find(" ", at + 1)
+        at = text.find(" ", at + 1, stop)
     return at if at >= 0 else None
 
 

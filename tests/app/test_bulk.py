@@ -61,11 +61,11 @@ def write_shards(folder: Path, shards: int, rows: int) -> Path:
     return folder
 
 
-def kill_a_worker(output: Path, killed: list[int]) -> None:
+def kill_a_worker(folder: Path, results: str, killed: list[int]) -> None:
     """Once there is a first result, kill the process of one worker; notes its id and how many results there were."""
     import psutil
 
-    while not (there := list(output.glob("*.parquet"))):
+    while not (there := list(folder.glob(results))):
         time.sleep(0.01)
     for child in psutil.Process().children(recursive=True):
         title = "".join(child.cmdline()[:1])
@@ -82,7 +82,7 @@ def test_no_row_is_lost_or_comes_twice_where_a_worker_is_killed(
 ) -> None:
     source, output, killed = write_shards(tmp_path / "shards", SHARDS, ROWS), tmp_path / "scored", list[int]()
     line = ["predict", f"run={run}", f"input={source}", f"output={output}", "engine=ray", "workers=2", "device=cpu"]
-    killer = threading.Thread(target=kill_a_worker, args=(output, killed))
+    killer = threading.Thread(target=kill_a_worker, args=(output, "*.parquet", killed), daemon=True)
     killer.start()
     assert main(line) == 0
     killer.join()
@@ -137,6 +137,22 @@ def test_an_index_is_that_of_one_process(
     for mine, theirs in zip(many.engine.chunks(), one.engine.chunks(), strict=True):
         torch.testing.assert_close(mine[1].values, theirs[1].values, atol=1e-5, rtol=0)
     assert not list(tmp_path.glob(".*encoded"))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
+def test_no_document_is_lost_or_comes_twice_where_a_worker_is_killed(
+    tmp_path: Path, tiny_encoder: Callable[..., Path]
+) -> None:
+    source, killed = write_shards(tmp_path / "shards", SHARDS, ROWS), list[int]()
+    pieces = ".many.encoded/*/*/[0-9]*[0-9]"
+    killer = threading.Thread(target=kill_a_worker, args=(tmp_path, pieces, killed), daemon=True)
+    killer.start()
+    words = [f"encoder.source={tiny_encoder('bert')}", f"corpus={source}", f"output={tmp_path / 'many'}"]
+    assert main(["index", *words, "columns.text=text", "engine=ray", "workers=2", "device=cpu"]) == 0
+    killer.join(60)
+    assert killed[1] < SHARDS  # in the middle
+    assert list(Index.open(tmp_path / "many").engine.ids()) == [f"d{n}" for n in range(SHARDS * ROWS)]
 
 
 def test_without_ray_it_says_what_to_do(

@@ -10,6 +10,7 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import openpyxl
 import pyarrow as pa
@@ -41,9 +42,9 @@ def xlsx(sheet: bytes | None = None) -> bytes:
     return changed.getvalue()
 
 
-def parquet(table: pa.Table) -> bytes:
+def parquet(table: pa.Table, **settings: Any) -> bytes:
     written = io.BytesIO()
-    pq.write_table(table, written)
+    pq.write_table(table, written, **settings)
     return written.getvalue()
 
 
@@ -148,9 +149,9 @@ SHEET = b'<worksheet xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006
 LAUGHS = b"".join(b'<!ENTITY %c "%s">' % (98 + i, (b"&%c;" % (97 + i)) * 10) for i in range(9))
 
 
-def one_value(rows: int) -> pa.Table:
+def one_value(rows: int, value: str = "x") -> pa.Table:
     codes = pa.array([0] * rows, pa.int8())
-    return pa.table({"text": pa.DictionaryArray.from_arrays(codes, pa.array(["x"]))})
+    return pa.table({"text": pa.DictionaryArray.from_arrays(codes, pa.array([value]))})
 
 
 # name -> (its bytes, what is said of it, or None where it is read)
@@ -173,6 +174,8 @@ HARM: dict[str, tuple[Callable[[], bytes], str | None]] = {
     "zeros.csv.gz": (lambda: gzip.compress(b"\0" * (280 * MILLION), 9), "line 1 has a NUL byte"),
     "rows.jsonl.gz": (lambda: gzip.compress(b'{"a":1}\n' * (36 * MILLION), 9), "unpacks to"),
     "rows.parquet": (lambda: parquet(one_value(60 * MILLION)), "unpacks to"),
+    "words.parquet": (lambda: parquet(one_value(MILLION // 10, "x" * MILLION)), None),
+    "coded.parquet": (lambda: parquet(one_value(MILLION // 10, "x" * MILLION), store_schema=False), None),
     "deep.json": (lambda: b"[" * MILLION + b"]" * MILLION, "nested too deep"),
     "deep.jsonl": (lambda: b'{"a":' * MILLION + b"1" + b"}" * MILLION, "nested too deep"),
     "digits.jsonl": (lambda: b'{"a": ' + b"9" * MILLION + b"}", "a number too long"),

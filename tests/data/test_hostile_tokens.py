@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from modernbert.errors import DataError
-from tasks.data.long_texts import PART, encode_long, parts
+from tasks.data.long_texts import PART, STRETCH, encode_long, parts
 from tasks.data.tokenise import load_tokenizer, tokenise
 
 #: Emoji joined and coloured, right-to-left with its marks, combining marks alone, zero-width and other blanks, words
@@ -79,6 +79,16 @@ def test_a_long_stretch_without_a_space_is_one_part() -> None:
     assert list(parts("x" * 50 + " y", 10)) == ["x" * 50, " y"]
     assert list(parts("a  b" * 9, 10)) == ["a  b" * 9]  # no single space: none to cut at
     assert list(parts("", 10)) == [""]
+
+
+def test_a_stretch_without_end_is_cut_all_the_same() -> None:
+    """One word of 50 MB would take gigabytes."""
+    assert list(parts("x" * 50 + " y", 10, 20)) == ["x" * 20, "x" * 20, "x" * 10, " y"]
+    assert list(parts("ab " + "x" * 25, 10, 20)) == ["ab", " " + "x" * 19, "x" * 6]
+    tokenizer = load_cached()
+    ids = encode_long(tokenizer.backend_tokenizer, "x" * (STRETCH + 9) + " word")
+    rest = tokenizer("x" * 9 + " word", add_special_tokens=False)["input_ids"]
+    assert ids.tolist() == [tokenizer.unk_token_id, *rest]
 
 
 @settings(max_examples=30, deadline=None, derandomize=True)

@@ -13,6 +13,9 @@ from tasks.data.readers.header import check_width
 from tasks.data.readers.source import File, check_unpacked
 from tasks.data.readers.table import Table
 
+#: Bytes of a column in one group of rows up to which its texts are read as codes into a dictionary.
+DICTIONARY = 1 << 26
+
 
 def tables(file: File, chunk: int) -> Iterator[Table]:
     """Tables of at most `chunk` rows; values keep their type, NaN is missing too. DataError if damaged."""
@@ -43,6 +46,10 @@ def count(file: File) -> int | None:
 
 def values(column: pa.Array) -> list[Any]:
     """Python values of an Arrow column; NaN, which pandas has for missing, is `None`."""
+    if pa.types.is_dictionary(column.type):  # rows that repeat a value share it
+        codes = column.indices.unique()
+        words = dict(zip(codes.to_pylist(), values(column.dictionary.take(codes)), strict=True))
+        return [words[code] for code in column.indices.to_pylist()]
     found = column.to_pylist()
     if pa.types.is_floating(column.type):
         return [value if value == value else None for value in found]
@@ -56,6 +63,18 @@ def _check_rows(file: File, cells: int) -> None:
 
 def _open(file: File) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(file.path)
+        return pq.ParquetFile(file.path, read_dictionary=_repetitive(pq.read_metadata(file.path)))
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{file.source} is not a Parquet file, or is damaged: {error}") from error
+
+
+def _repetitive(about: pq.FileMetaData) -> list[str]:
+    """Columns of texts that are stored as a dictionary: a text of a megabyte that a million rows name is held once."""
+    groups = [about.row_group(i) for i in range(about.num_row_groups)]
+    found = []
+    for i in range(about.num_columns if groups else 0):
+        chunks = [group.column(i) for group in groups]
+        small = all(chunk.has_dictionary_page and chunk.total_uncompressed_size <= DICTIONARY for chunk in chunks)
+        if small and chunks[0].physical_type == "BYTE_ARRAY" and "." not in chunks[0].path_in_schema:
+            found.append(str(chunks[0].path_in_schema))
+    return found
