@@ -17,7 +17,7 @@ from modernbert.attention import Layout, attention, layout_of
 from modernbert.config import EncoderConfig
 from modernbert.even import evened
 from modernbert.inputs import check_dropout, check_pack, run_layer
-from modernbert.kernels import add_layer_norm, layer_norm
+from modernbert.kernels import add_layer_norm, dropout, layer_norm
 from modernbert.packing import Packed
 
 # Ours -> Hugging Face, inside a layer; the projections of attention are handled apart.
@@ -146,7 +146,7 @@ class Embeddings(nn.Module):
             summed = summed + self.token_type_embeddings(packed.token_type_ids)
         norm = self.LayerNorm
         hidden = layer_norm(summed + self.position_embeddings(positions), norm.weight, norm.bias, norm.eps)
-        return F.dropout(hidden, self.dropout, self.training) if self.dropout else hidden
+        return dropout(hidden, self.dropout, self.training)
 
     def _roberta_positions(self, input_ids: Tensor, layout: Layout) -> Tensor:
         """(T,) positions counted over real tokens only: a padding token in a text does not move those after it."""
@@ -185,7 +185,6 @@ class Layer(nn.Module):
         update = self.mlp_out(F.gelu(self.mlp_in(hidden)))
         return self._close(hidden, update, self.mlp_dropout, self.mlp_norm)
 
-    def _close(self, hidden: Tensor, update: Tensor, dropout: float, norm: nn.LayerNorm) -> Tensor:
-        if dropout:
-            update = F.dropout(update, dropout, self.training)
+    def _close(self, hidden: Tensor, update: Tensor, share: float, norm: nn.LayerNorm) -> Tensor:
+        update = dropout(update, share, self.training)
         return add_layer_norm(hidden, update, norm.weight, norm.bias, norm.eps)[1]

@@ -9,14 +9,13 @@ Dimensions: T tokens, D hidden, H heads, d = D / H, F intermediate.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modernbert.attention import Layout, attention, layout_of
 from modernbert.config import EncoderConfig
 from modernbert.even import evened
 from modernbert.inputs import check_dropout, check_pack, run_layer
-from modernbert.kernels import add_layer_norm, apply_rope, geglu, layer_norm, pair_order, rope_table
+from modernbert.kernels import add_layer_norm, apply_rope, dropout, geglu, layer_norm, pair_order, rope_table
 from modernbert.packing import Packed
 
 RopeTable = tuple[Tensor, Tensor]  # cos and sin, each (T, d/2)
@@ -113,7 +112,7 @@ class Embeddings(nn.Module):
     def forward(self, input_ids: Tensor) -> Tensor:
         """(T,) -> (T, D)."""
         hidden = layer_norm(self.tok_embeddings(input_ids), self.norm.weight, self.norm.bias, self.norm.eps)
-        return F.dropout(hidden, self.dropout, self.training) if self.dropout else hidden
+        return dropout(hidden, self.dropout, self.training)
 
 
 class Layer(nn.Module):
@@ -171,7 +170,7 @@ class Attention(nn.Module):
         qkv = self.Wqkv(hidden).view(hidden.shape[0], 3, self.num_heads, -1)
         mixed = attention(apply_rope(qkv, *rope), layout, self.window).flatten(1)
         out = self.Wo(mixed if rows is None else mixed[rows])
-        return F.dropout(out, self.dropout, self.training) if self.dropout else out
+        return dropout(out, self.dropout, self.training)
 
 
 class Mlp(nn.Module):
@@ -186,4 +185,4 @@ class Mlp(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """(T, D) -> (T, D)."""
         gated = geglu(self.Wi(hidden))
-        return self.Wo(F.dropout(gated, self.dropout, self.training) if self.dropout else gated)
+        return self.Wo(dropout(gated, self.dropout, self.training))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from modernbert.kernels.cross_entropy import linear_cross_entropy
 from modernbert.kernels.dispatch import report
+from modernbert.kernels.dropout import dropout
 from modernbert.kernels.geglu import geglu
 from modernbert.kernels.layer_norm import add_layer_norm, layer_norm
 from modernbert.kernels.maxsim import maxsim
@@ -15,6 +16,7 @@ from modernbert.kernels.rope import apply_rope, pair_order, rope_table
 __all__ = [
     "add_layer_norm",
     "apply_rope",
+    "dropout",
     "geglu",
     "layer_norm",
     "linear_cross_entropy",
