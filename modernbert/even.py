@@ -10,7 +10,10 @@ Dimensions: T tokens, R rows.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from modernbert.attention import Prefixed
@@ -69,6 +72,18 @@ def even_pack(packed: Packed, most: int) -> Packed:
         max(packed.max_seqlen, missing),
         None if types is None else torch.cat([types, types[:1].expand(missing)]),
     )
+
+
+def over_even(layer: Callable[[Tensor], Tensor], values: Tensor, weight: Tensor) -> Tensor:
+    """`layer(values)` of (R, D) values, where the layer takes each row by itself; computed over an even number of rows.
+
+    Args:
+        weight: any of the layer's.
+    """
+    if not is_compiled_by_shape(weight):
+        return layer(values)
+    missing = even_size(len(values)) - len(values)
+    return layer(F.pad(values, (0, 0, 0, missing)))[: len(values)]
 
 
 def even_rows(rows: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from modernbert import pooling
 from modernbert.config import EncoderConfig
 from modernbert.errors import EncoderError
+from modernbert.even import over_even
 from modernbert.packing import Packed
 from modernbert.weights import Encoder
 from tasks.data.passages import passage_borders
@@ -90,7 +91,7 @@ class MultiVectorHead(nn.Module):
         initialise(self, float(config.raw.get("initializer_range", 0.02)))
 
     def read(self, encoder: Encoder, packed: Packed) -> Tensor:
-        return normalise(self.projection(encoder(packed)))
+        return normalise(over_even(self.projection, encoder(packed), self.projection.weight))
 
 
 class SparseHead(nn.Module):

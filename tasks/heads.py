@@ -17,6 +17,8 @@ from torch.nn import functional as F
 from modernbert import pooling
 from modernbert.config import EncoderConfig
 from modernbert.errors import ConfigError
+from modernbert.even import over_even
+from modernbert.kernels import dropout
 from modernbert.packing import Packed
 from modernbert.weights import Encoder
 
@@ -50,7 +52,7 @@ class SequenceHead(nn.Module):
         last = TiedLinear if ordinal else nn.Linear
         self.family = config.family
         self.pool: Pooling = choose_pooling(config, pool)
-        self.drop = nn.Dropout(head_dropout(config, dropout))
+        self.drop = Dropout(head_dropout(config, dropout))
         size = config.hidden_size
         if self.family == "modernbert":
             self.head = PredictionHead(config)
@@ -91,12 +93,22 @@ class TokenHead(nn.Module):
     def __init__(self, config: EncoderConfig, outputs: int, dropout: float | None = None) -> None:
         super().__init__()
         self.head = PredictionHead(config) if config.family == "modernbert" else None
-        self.drop = nn.Dropout(head_dropout(config, dropout))
+        self.drop = Dropout(head_dropout(config, dropout))
         self.classifier = nn.Linear(config.hidden_size, outputs)
         initialise(self, float(config.raw.get("initializer_range", 0.02)))
 
     def forward(self, hidden: Tensor) -> Tensor:
+        return over_even(self._logits, hidden, self.classifier.weight)
+
+    def _logits(self, hidden: Tensor) -> Tensor:
         return self.classifier(self.drop(hidden if self.head is None else self.head(hidden)))
+
+
+class Dropout(nn.Dropout):
+    """The encoder's dropout as a module."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return dropout(input, self.p, self.training)
 
 
 class TiedLinear(nn.Linear):

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from modernbert import Packed, load_encoder, pack
-from modernbert.even import even_pack, even_size, evened
+from modernbert.even import even_pack, even_size, evened, over_even
 
 
 def test_sizes_are_few_and_near() -> None:
@@ -64,3 +64,19 @@ def test_an_encoder_gives_the_same_and_sees_even_shapes(
         if wanted is not None and found is not None:
             torch.testing.assert_close(found, wanted, atol=5e-2 * float(wanted.abs().max() + 1e-3), rtol=0)
         assert (found is None) == (wanted is None)
+
+
+def test_a_layer_over_rows_sees_even_numbers_of_them() -> None:
+    layer, seen = nn.Linear(4, 3), list[int]()
+    layer.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+    values = torch.randn(13, 4, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = over_even(layer, values, layer.weight)
+        (grad,) = torch.autograd.grad(found.float().square().sum(), values)
+        plain = layer(values)
+        (expected,) = torch.autograd.grad(plain.float().square().sum(), values)
+    assert seen == [16, 13]
+    assert torch.equal(found, plain)
+    torch.testing.assert_close(grad, expected, atol=2e-2, rtol=2e-2)
+    assert torch.equal(over_even(layer, values, layer.weight), layer(values))  # float32 as it comes
+    assert seen[2:] == [13, 13]
