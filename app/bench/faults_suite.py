@@ -23,6 +23,7 @@ from rich.table import Table
 from app import console
 from app.bench import report
 from app.bench.fault_child import Fault
+from app.bench.fault_workers import require, strikes
 from app.bench.train_suite import overrides
 from app.checkpoint_files import FOLDER, checkpoints
 from app.compose import plain
@@ -50,6 +51,9 @@ FAULTS: dict[str, tuple[str, Fault, tuple[int, ...]]] = {
     "loss": ("a loss that is not a number", Fault("loss", 0), (FAILED,)),
     "process": ("SIGKILL of one of two processes", Fault("process", 0), (FAILED, KILLED)),
 }
+#: Strikes no training but `predict engine=ray` with what was trained.
+WORKER = {"worker": "SIGKILL of one of two workers that score shards"}
+ALLOWED = {name: what for name, (what, _, _) in FAULTS.items()} | WORKER
 
 
 @dataclass(frozen=True)
@@ -64,18 +68,20 @@ class Whole:
 def main(cfg: DictConfig) -> int:
     """Strike and resume; exit status 1 where a training did not survive."""
     config = plain(cfg)
-    unknown = [name for name in config["faults"] if name not in FAULTS]
+    unknown = [name for name in config["faults"] if name not in ALLOWED]
     if unknown or not config["faults"]:
-        raise ConfigError(f"faults={config['faults']}: allowed are {', '.join(FAULTS)}.")
+        raise ConfigError(f"faults={config['faults']}: allowed are {', '.join(ALLOWED)}.")
     if not isinstance(config["times"], int) or config["times"] < 1:
         raise ConfigError(f"times={config['times']}: allowed is 1 or more.")
+    if WORKER.keys() & set(config["faults"]):
+        require()
     report.check_target(config["json"])
     settings = {key: value for key, value in config.items() if key not in OWN_KEYS}
     words = [*overrides(settings), f"trainer.checkpoint_every={EVERY}"]
     rows = []
     with tempfile.TemporaryDirectory(prefix="modernbert-faults-") as folder:
         for name in config["faults"]:
-            rows.append(measure(name, words, config["times"], config["seed"], Path(folder)))
+            rows.append(measure(name, words, config, Path(folder)))
             console.note(line(rows[-1]))
     device = choose_device("cpu" if config["trainer"]["accelerator"] == "cpu" else "auto")
     found = report.document("faults", device, torch.get_num_threads(), config, rows=rows)
@@ -83,16 +89,20 @@ def main(cfg: DictConfig) -> int:
     return OK if all(row["survived"] == row["times"] for row in rows) else FAILED
 
 
-def measure(name: str, words: Sequence[str], times: int, seed: int, folder: Path) -> dict[str, Any]:
+def measure(name: str, words: Sequence[str], config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """One row of the table: a fault struck `times` times, at steps drawn by the seed."""
+    times = config["times"]
     words = [*words, *PROCESSES] if name == "process" else list(words)
     whole = undisturbed(words, folder / ("whole-2" if name == "process" else "whole"))
     # Not by hash(name), which differs from process to process.
-    draws = random.Random(f"{seed} {name}")
-    outcomes = [survive([name], draws, words, whole, folder / f"{name}-{i}") for i in range(times)]
+    draws = random.Random(f"{config['seed']} {name}")
+    if name in WORKER:
+        outcomes = strikes(folder / "whole", config["data"], times, draws, folder)
+    else:
+        outcomes = [survive([name], draws, words, whole, folder / f"{name}-{i}") for i in range(times)]
     return {
         "fault": name,
-        "what": FAULTS[name][0],
+        "what": ALLOWED[name],
         "times": times,
         "survived": sum(outcome["survived"] for outcome in outcomes),
         "rows_lost": sum(outcome["lost"] for outcome in outcomes),

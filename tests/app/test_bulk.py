@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from app.bench import fault_workers
 from app.cli import main
 from modernbert.weights import load_encoder
 from tasks.classification import Classification, ClassificationSchema
@@ -30,7 +31,8 @@ SHARDS, ROWS = 6, 500
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
     ray = pytest.importorskip("ray", reason="Ray, an optional extra, is not installed")
-    pytest.importorskip("psutil")
+    if not Path("/proc/self/stat").exists():
+        pytest.skip("a worker is found in /proc")
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=80_000_000)
     yield
@@ -63,16 +65,11 @@ def write_shards(folder: Path, shards: int, rows: int) -> Path:
 
 def kill_a_worker(folder: Path, results: str, killed: list[int]) -> None:
     """Once there is a first result, kill the process of one worker; notes its id and how many results there were."""
-    import psutil
-
     while not (there := list(folder.glob(results))):
         time.sleep(0.01)
-    for child in psutil.Process().children(recursive=True):
-        title = "".join(child.cmdline()[:1])
-        if title.startswith("ray::") and "Guarded" in title:
-            os.kill(child.pid, signal.SIGKILL)
-            killed.extend((child.pid, len(there)))
-            return
+    worker = fault_workers.workers_of(os.getpid())[0]
+    os.kill(worker, signal.SIGKILL)
+    killed.extend((worker, len(there)))
 
 
 @pytest.mark.slow
@@ -164,3 +161,25 @@ def test_without_ray_it_says_what_to_do(
     assert "pip install 'modernbert[ray]', or engine=local" in " ".join("".join(capsys.readouterr()).split())
     assert main(["predict", f"run={run}", f"input={tmp_path}", f"output={tmp_path / 'scored'}", "engine=ray"]) == 2
     assert "engine=ray reads a folder of .parquet files" in " ".join("".join(capsys.readouterr()).split())
+
+
+def test_the_shards_of_a_fault_hold_every_row_once(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.csv"
+    rows.write_text("text,label\n" + "".join(f"text {i},a\n" for i in range(7)))
+    folder = fault_workers.write_shards(str(rows), tmp_path / "shards")
+    parts = [pq.read_table(part) for part in sorted(folder.glob("*.parquet"))]
+    assert [len(part) for part in parts] == [fault_workers.ROWS] * fault_workers.SHARDS
+    whole = pa.concat_tables(parts)
+    assert whole[fault_workers.NUMBER].to_pylist() == list(range(len(whole)))
+    assert set(whole["text"].to_pylist()) == {f"text {i}" for i in range(7)}
+
+
+def test_a_fault_without_ray_is_refused_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    words = ["bench", "faults", "task=classification", f"data.train={tmp_path / 'none.csv'}"]
+    assert main([*words, "faults=[worker]"]) == 2
+    assert "pip install 'modernbert[ray]'" in " ".join(capsys.readouterr().err.split())
+    assert main([*words, "faults=[workers]"]) == 2
+    assert "loss, process, worker" in " ".join(capsys.readouterr().err.split())
