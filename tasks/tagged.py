@@ -45,8 +45,11 @@ class TaggedBatch(Batch):
         return dataclasses.replace(self, **moved)
 
     def merge(self, logits: Tensor) -> Tensor:
-        """Logits (T, L) of tokens -> (U, L) of units: the mean over the windows that see it, weighted by context."""
-        each = logits[self.unit_tokens]
+        """Logits (T, L) of tokens -> (U, L) of units."""
+        return self.over_windows(logits[self.unit_tokens])
+
+    def over_windows(self, each: Tensor) -> Tensor:
+        """(P, L) -> (U, L): of a unit the mean over the windows that see it, weighted by context."""
         if len(self.unit_tokens) == len(self.heads):  # each unit stands in one window
             return each
         weight = self.weight.to(each.dtype)

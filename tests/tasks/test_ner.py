@@ -141,6 +141,18 @@ def test_windows_see_each_word_and_lose_none(tiny_encoder: Callable[..., Path]) 
     assert task.loss_sum(merged, batch).isfinite()
 
 
+def test_the_last_layer_sees_only_what_carries_a_tag(tiny_encoder: Callable[..., Path]) -> None:
+    task, tokenizer = ner(tiny_encoder("bert"), max_length=20)
+    batch = task.schema.examples(table([LONG, TEXTS[0]], [[(4, 11, "MAN")], ENTITIES[0]]), tokenizer).collate([0, 1])
+    seen: list[int] = []
+    for layer in task.encoder.layers:
+        layer.mlp_in.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+    with torch.no_grad():
+        task.eval()
+        torch.testing.assert_close(task.outputs(batch), batch.merge(task(batch.packed)))
+    assert seen == [batch.packed.num_tokens, len(batch.unit_tokens), *[batch.packed.num_tokens] * 2]
+
+
 def test_every_subword_can_learn_and_the_first_decides(shared: Path) -> None:
     folder = weights.resolve("minilm")
     tokenizer = load_tokenizer(folder)
