@@ -128,6 +128,7 @@ class RetrievalSchema:
         """The doctor's visit to what `read` made of the files (it has told what it could not read)."""
         names = list(tables)
         for i, (name, table) in enumerate(tables.items()):
+            checks.check_kind(report, table, self.kind)
             checks.check_rows(report, table)
             for other in names[i + 1 :]:
                 checks.check_leaks(report, tables[name], tables[other])

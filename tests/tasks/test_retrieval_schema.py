@@ -216,6 +216,14 @@ def test_evaluation_reads_without_a_split_as_a_test(pairs: str) -> None:
     assert RetrievalSchema.read(pairs, {}, Report(), {}).split == "test"
 
 
+def test_rows_of_the_other_kind_are_refused(pairs: str, tmp_path: Path) -> None:
+    graded = tmp_path / "graded.csv"
+    graded.write_text("sentence1,sentence2,score\n" + "".join(f"good {i},fine {i},{i % 5}\n" for i in range(12)))
+    for train, test in ((pairs, str(graded)), (str(graded), pairs)):
+        problems = checked(train, test=test).report.errors
+        assert [problem.source for problem in problems if problem.code == "kind-other"] == [test]
+
+
 def test_codes_of_the_doctor_are_documented(root: Path) -> None:
     found = {f"{role}-unreadable": "error" for role in MENDS}
     for name in OURS:

@@ -43,6 +43,15 @@ def check_beir(report: Report, beir: Beir) -> None:
         report.add(Problem("warning", "document-empty", beir.source, None, "text", what, mend))
 
 
+def check_kind(report: Report, table: RankingTable, learned: str) -> None:
+    """Graded pairs where queries with documents are learned, or the other way round: no measure fits both."""
+    if table.kind != learned:
+        kinds = {"scored": "pairs with a score", "tuples": "queries with the documents that answer them"}
+        what = f"the rows are {kinds[table.kind]}, but {kinds[learned]} were learned from"
+        mend = f"Give {kinds[learned]} here too, or train on the other kind"
+        report.add(Problem("error", "kind-other", table.source, None, table.names.get("score"), what, mend))
+
+
 def check_rows(report: Report, table: RankingTable) -> None:
     """Texts, ids, negatives and scores of one table."""
     doctor.check_header(report, table)
