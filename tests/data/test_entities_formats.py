@@ -137,6 +137,15 @@ def test_columns_are_named_and_others_kept(tmp_path: Path) -> None:
         read(tmp_path / "a.jsonl", columns={"text": "nothing"})
 
 
+def test_a_column_whose_name_is_needed_is_kept_beside(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text(f"id,text,body,text_given\n1,mine,{TEXT},too\n", encoding="utf-8")
+    found = read_entities(str(path), {"text": "body"}, report=Report(), predict=True)
+    assert {name: cells[0] for name, cells in found.columns.items()} == {
+        "id": "1", "text": TEXT, "body": TEXT, "text_given": "too", "text_given_given": "mine",
+    }  # fmt: skip
+
+
 def test_prediction_needs_and_reads_no_answers(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(json.dumps({"text": TEXT, "id": 1}) + "\n", encoding="utf-8")
     table, _ = read(tmp_path / "a.jsonl", predict=True)

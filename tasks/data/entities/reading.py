@@ -109,7 +109,7 @@ def _tagged_table(
 ) -> Table:
     """The table with `text`, `words` and `entities` of its sentences."""
     laid = [layout(sentence.words, sentence.spaces) for sentence in sentences]
-    columns = dict(table.columns) | {"text": [text for text, _ in laid], "words": [words for _, words in laid]}
+    columns = _with_texts(table, [text for text, _ in laid]) | {"words": [words for _, words in laid]}
     notes = list(table.notes)
     if not predict:
         checker = Checker(table.source, column, report, repair)
@@ -213,7 +213,7 @@ def _read_spans(table: Table, given: Mapping[str, Any], report: Report, repair: 
     """Rows with a text and a list of character spans."""
     mapping, guessed = map_columns(table, (TEXT, ENTITIES), given, predict)
     texts = table.columns[mapping["text"]]
-    columns = dict(table.columns) | {"text": texts}
+    columns = _with_texts(table, texts)
     if not predict:
         checker = Checker(table.source, mapping["entities"], report, repair)
         cells = table.columns[mapping["entities"]]
@@ -221,6 +221,17 @@ def _read_spans(table: Table, given: Mapping[str, Any], report: Report, repair: 
             _row_entities(checker, row, text, cell) for row, text, cell in zip(table.rows, texts, cells, strict=True)
         ]
     return Table(table.source, columns, table.rows, [*table.notes, *guessed])
+
+
+def _with_texts(table: Table, texts: list[Any]) -> dict[str, list[Any]]:
+    """The columns with what is read as `text`; another column of that name is kept with "_given" behind it."""
+    columns, own = dict(table.columns) | {"text": texts}, table.columns.get("text", texts)
+    if own != texts:
+        free = "text_given"
+        while free in columns:
+            free += "_given"
+        columns[free] = own
+    return columns
 
 
 def _row_entities(checker: Checker, row: int, text: Any, cell: Any) -> list[Entity]:
