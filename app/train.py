@@ -24,7 +24,7 @@ from app.rundir import new_run_dir
 from app.runtime import runs_on
 from app.signals import Signals, Stopped
 from app.threads import use_threads
-from app.trainers import build_trainer, checkpoints_of, require_devices
+from app.trainers import build_trainer, checkpoints_of, require_devices, require_end
 from modernbert import weights
 from modernbert.config import read_config
 from modernbert.errors import BackendError, ConfigError
@@ -60,6 +60,7 @@ def main(cfg: DictConfig, origin_of: Path | None = None) -> int:
 
 def train(cfg: DictConfig, signals: Signals, origin_of: Path | None) -> int:
     """From files to a saved run; returns the exit status."""
+    require_end(cfg.trainer.max_epochs, cfg.trainer.max_steps)
     require_devices(cfg.trainer.accelerator, cfg.trainer.devices)
     settings = DataSettings(**plain(cfg.data))
     base = weights.resolve(cfg.encoder.source, cfg.encoder.revision)

@@ -63,6 +63,21 @@ def build_trainer(
     )
 
 
+def require_end(epochs: Any, steps: Any) -> None:
+    """Refuse a training without a step, or without an end.
+
+    Raises:
+        ConfigError: no whole number of epochs from 1 (or -1 beside steps), or of steps.
+    """
+    if not isinstance(steps, int) or isinstance(steps, bool) or (steps < 1 and steps != -1):
+        raise ConfigError(f"trainer.max_steps={steps}: allowed is 1 or more, or -1 to end by trainer.max_epochs.")
+    endless = epochs in (None, -1) and steps != -1
+    if not endless and (not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < 1):
+        raise ConfigError(
+            f"trainer.max_epochs={epochs}: allowed is 1 or more whole epochs, or -1 beside trainer.max_steps=<steps>."
+        )
+
+
 def require_devices(accelerator: str, devices: Any) -> None:
     """Refuse GPUs that are not here, before anything is read.
 

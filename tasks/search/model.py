@@ -8,7 +8,7 @@ from typing import Any
 
 from modernbert.errors import ConfigError
 from tasks.embedding import Embedder
-from tasks.run import Run
+from tasks.run import Run, read_info
 
 INDEXES = "indexes"
 
@@ -73,5 +73,6 @@ def index_of_run(run: str) -> Path:
     if len(found) == 1:
         return found[0]
     if not found:
+        read_info(Path(run))  # whether there is such a run at all
         raise ConfigError(f"run={run} has no index yet: modernbert index run={run} corpus=<documents>, or give index=.")
     raise ConfigError(f"run={run} has {len(found)} indexes: give index= {' or '.join(map(str, found))}.")

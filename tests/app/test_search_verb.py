@@ -107,6 +107,9 @@ def test_which_index(index: Path, tmp_path: Path, capsys: pytest.CaptureFixture)
     assert main(["search", f"index={tmp_path}", "parcel"]) == 2
     assert "so it is no index" in said(capsys)
     assert main(["search", f"run={tmp_path}", "parcel"]) == 2
+    assert "so it is not a saved run" in said(capsys)
+    (tmp_path / "task.json").write_text("{}", encoding="utf-8")
+    assert main(["search", f"run={tmp_path}", "parcel"]) == 2
     assert "has no index yet" in said(capsys)
 
 

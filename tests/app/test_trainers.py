@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from app.cli import main
-from app.trainers import require_devices
+from app.trainers import require_devices, require_end
 from modernbert.errors import ConfigError
 
 
@@ -27,3 +27,22 @@ def test_too_few_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     require_devices("cpu", 8)
     with pytest.raises(ConfigError, match=r"trainer\.devices=8: there are 2 GPUs here; -1 takes all of them"):
         require_devices("gpu", 8)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["trainer.max_epochs=0"], "trainer.max_epochs=0: allowed is 1 or more whole epochs"),
+        (["trainer.max_epochs=-1"], "trainer.max_epochs=-1: allowed is 1 or more whole epochs"),
+        (["trainer.max_epochs=0.5"], "trainer.max_epochs"),
+        (["trainer.max_steps=0"], "trainer.max_steps=0: allowed is 1 or more, or -1"),
+    ],
+)
+def test_a_training_has_a_step_and_an_end(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "task=classification", "data.train=examples/support.csv", "trainer=cpu", *words]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_steps_alone_are_an_end() -> None:
+    for epochs, steps in ((1, -1), (3, 4), (-1, 5), (None, 5)):
+        require_end(epochs, steps)
