@@ -27,6 +27,9 @@ from app.usage import UsageError, closest
 # `encoder=./folder` and `data=rows.csv` are natural slips: the key that takes such a value.
 SOURCE_KEY = {"encoder": "encoder.source", "data": "data.train", "task": "data.train"}
 
+#: Seeds that numpy's generators take.
+SEEDS = 1 << 32
+
 
 def parse(words: Sequence[str]) -> list[Override]:
     """Parse `key=value` words by Hydra's grammar.
@@ -208,6 +211,8 @@ def _check_values(cfg: DictConfig, overrides: Sequence[Override], known: Mapping
         target = re.fullmatch(r"\$\{([\w.]+)\}", key.default)
         default = known.get(target[1], key) if target else key
         wanted = _wanted(default.value, value)
+        if key.path == "seed" and (value is None or (wanted is None and not 0 <= value < SEEDS)):
+            wanted = f"a whole number from 0 to {SEEDS - 1:,}"
         if wanted:
             raise UsageError(f"'{override.input_line}': {key.path} is {wanted}, as {default.default}.")
 

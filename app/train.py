@@ -24,7 +24,7 @@ from app.rundir import new_run_dir
 from app.runtime import runs_on
 from app.signals import Signals, Stopped
 from app.threads import use_threads
-from app.trainers import build_trainer, checkpoints_of, require_devices, require_end
+from app.trainers import build_trainer, checkpoints_of, require_settings
 from modernbert import weights
 from modernbert.config import read_config
 from modernbert.errors import BackendError, ConfigError
@@ -34,7 +34,7 @@ from tasks.base import Task
 from tasks.data.module import Checked, DataModule, DataSettings, Prepared, check, prepare
 from tasks.data.tokenise import load_tokenizer
 from tasks.numbers import Numbers
-from tasks.optim import Optim
+from tasks.optim import Optim, require
 from tasks.sharding import Sharded
 
 CACHE = Path.home() / ".cache" / "modernbert" / "tokens"
@@ -60,8 +60,7 @@ def main(cfg: DictConfig, origin_of: Path | None = None) -> int:
 
 def train(cfg: DictConfig, signals: Signals, origin_of: Path | None) -> int:
     """From files to a saved run; returns the exit status."""
-    require_end(cfg.trainer.max_epochs, cfg.trainer.max_steps)
-    require_devices(cfg.trainer.accelerator, cfg.trainer.devices)
+    require_settings(cfg.trainer)
     settings = DataSettings(**plain(cfg.data))
     base = weights.resolve(cfg.encoder.source, cfg.encoder.revision)
     doctor = Doctor()
@@ -243,6 +242,7 @@ def tokenise(checked: Checked, base: Path, settings: DataSettings, doctor: Docto
 def new_task(cfg: DictConfig, base: Path, prepared: Prepared) -> Task:
     """The task with a pretrained encoder; what the checkpoint has of a head is taken over."""
     encoder = weights.load_encoder(base, dropout=cfg.encoder.dropout).requires_grad_(not cfg.encoder.frozen)
+    require("optim.name", cfg.optim.name, cfg.optim.name == "adamw", "adamw")
     optim = Optim(**{key: value for key, value in plain(cfg.optim).items() if key not in ("name", "batch_size")})
     task = build_task(cfg, encoder=encoder, schema=prepared.schema, optim=optim)
     task.load_head(weights.read_tensors(base))

@@ -18,6 +18,7 @@ from app.signals import Signals
 from modernbert.errors import ConfigError
 from modernbert.hardware import bf16_pays
 from tasks.base import Task
+from tasks.optim import require
 from tasks.sharding import Sharded
 
 
@@ -41,7 +42,9 @@ def build_trainer(
             raise ConfigError(
                 "trainer.patience needs validation rows: data.validation, or data.validation_share above 0."
             )
-        callbacks.append(EarlyStopping(f"val_{name}", mode=mode, patience=cfg.trainer.patience))
+        # After validations alone: steps may end the training before there was one.
+        patience = {"patience": cfg.trainer.patience, "check_on_train_epoch_end": False}
+        callbacks.append(EarlyStopping(f"val_{name}", mode=mode, **patience))
     return L.Trainer(
         accelerator=cfg.trainer.accelerator,
         devices=cfg.trainer.devices,
@@ -61,6 +64,27 @@ def build_trainer(
         use_distributed_sampler=False,
         log_every_n_steps=10,
     )
+
+
+#: Precisions that the tasks are tried in.
+PRECISIONS = ("auto", "32", "bf16-mixed", "16-mixed")
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
+
+
+def require_settings(trainer: DictConfig) -> None:
+    """Refuse what no training can be done with, before anything is read.
+
+    Raises:
+        ConfigError: by the key, with what is allowed.
+    """
+    require_end(trainer.max_epochs, trainer.max_steps)
+    each, patience = trainer.validate_every, trainer.patience
+    require("trainer.accelerator", trainer.accelerator, trainer.accelerator in ACCELERATORS, " | ".join(ACCELERATORS))
+    require("trainer.precision", trainer.precision, str(trainer.precision) in PRECISIONS, " | ".join(PRECISIONS))
+    require("trainer.validate_every", each, 0 < each <= 1, "1, or a share of an epoch such as 0.25")
+    counted = patience is None or (isinstance(patience, int) and not isinstance(patience, bool) and patience > 0)
+    require("trainer.patience", patience, counted, "null, or 1 or more validations")
+    require_devices(trainer.accelerator, trainer.devices)
 
 
 def require_end(epochs: Any, steps: Any) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -36,9 +39,18 @@ def test_too_few_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
         (["trainer.max_epochs=-1"], "trainer.max_epochs=-1: allowed is 1 or more whole epochs"),
         (["trainer.max_epochs=0.5"], "trainer.max_epochs"),
         (["trainer.max_steps=0"], "trainer.max_steps=0: allowed is 1 or more, or -1"),
+        (["trainer.validate_every=0"], "trainer.validate_every=0: allowed is 1, or a share of an epoch"),
+        (["trainer.validate_every=2"], "trainer.validate_every=2: allowed is 1, or a share of an epoch"),
+        (["trainer.patience=0"], "trainer.patience=0: allowed is null, or 1 or more validations"),
+        (["trainer.precision=8"], "trainer.precision=8: allowed is auto | 32 | bf16-mixed | 16-mixed"),
+        (["trainer.accelerator=tpu"], "trainer.accelerator=tpu: allowed is auto | cpu | gpu | cuda | mps"),
+        (["optim.name=adam", "trainer.max_steps=1"], "optim.name=adam: allowed is adamw"),
+        (["seed=-1"], "seed is a whole number from 0 to 4,294,967,295"),
+        (["seed=null"], "seed is a whole number from 0 to 4,294,967,295"),
+        (["seed=5000000000"], "seed is a whole number from 0 to 4,294,967,295"),
     ],
 )
-def test_a_training_has_a_step_and_an_end(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_no_training_can_do_is_refused(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "task=classification", "data.train=examples/support.csv", "trainer=cpu", *words]) == 2
     assert message in " ".join(capsys.readouterr().err.split())
 
@@ -46,3 +58,13 @@ def test_a_training_has_a_step_and_an_end(words: list[str], message: str, capsys
 def test_steps_alone_are_an_end() -> None:
     for epochs, steps in ((1, -1), (3, 4), (-1, 5), (None, 5)):
         require_end(epochs, steps)
+
+
+@pytest.mark.slow
+def test_patience_without_a_validation_stops_nothing(tmp_path: Path, tiny_encoder: Callable[..., Path]) -> None:
+    """The steps end before the first epoch does, and with it the first validation."""
+    rows = tmp_path / "rows.csv"
+    rows.write_text("text,label\n" + "".join(f"good {i},{'ab'[i % 2]}\n" for i in range(60)), encoding="utf-8")
+    words = [f"encoder.source={tiny_encoder('bert')}", "trainer=cpu", "trainer.max_steps=1", "trainer.patience=1"]
+    line = ["train", "task=classification", f"data.train={rows}", f"run_dir={tmp_path / 'run'}", *words]
+    assert main([*line, "optim.batch_size=8"]) == 0
