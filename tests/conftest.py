@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +14,12 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 #: Files that take a minute or more. Last in the row, each would leave the other processes without work.
 LONGEST = ("test_readme.py", "test_distil_verb.py", "test_resume.py", "test_ddp.py", "test_browser.py")
+
+
+def pytest_configure() -> None:
+    """A shell ignores SIGINT for what it starts in the background, and so would the processes that tests interrupt."""
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
