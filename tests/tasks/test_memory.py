@@ -195,6 +195,8 @@ def test_another_process_that_saw_the_step_ends_it() -> None:
         memory.run(task, step, backward)
 
 
+# In which operation memory ends differs from run to run, and oneDNN does not always say so: `is_starved` guesses.
+@pytest.mark.flaky(reruns=2, only_rerun="could not")
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="needs Linux' /proc and a limit on memory")
 def test_a_real_limit_on_memory(tiny_encoder: Callable[..., Path]) -> None:
     script = Path(__file__).with_name("out_of_memory.py")

@@ -148,7 +148,7 @@ class Visit:
             with contextlib.suppress(sync_api.TimeoutError):
                 shown.wait_for(timeout=WAIT / UPLOADS)
                 return self.settle()
-        pytest.fail(f"{path.name} did not appear in the box of files")
+        pytest.fail(f"{path.name} did not appear in the box of files in time: timeout")
 
     def visible(self, found: Any) -> Any:
         """Of elements that every tab has, the one in sight."""
