@@ -29,19 +29,14 @@ LIMIT = 600  # seconds
 
 
 def strikes(
-    run: Path, data: Mapping[str, Any], times: int, draws: random.Random, folder: Path
+    run: Path, shards: Path, columns: Mapping[str, Any], times: int, draws: random.Random
 ) -> list[dict[str, Any]]:
-    """Score the rows of `data.train` with a run, as shards, and kill a worker on the way; an outcome each time.
-
-    Raises:
-        ConfigError: there is no Ray, no /proc, or the rows are in no table.
-    """
-    require()
-    shards, outcomes = write_shards(str(data["train"]), folder / "shards"), []
+    """Score shards with a run, and kill a worker on the way; an outcome each time."""
+    outcomes = []
     for number in range(times):
-        output, after = folder / f"scored-{number}", draws.randint(1, SHARDS // 2)
+        output, after = shards.with_name(f"scored-{number}"), draws.randint(1, SHARDS // 2)
         words = [f"run={run}", f"input={shards}", f"output={output}", "engine=ray", f"workers={WORKERS}", "device=cpu"]
-        words += [f"data.columns.{role}={json.dumps(name)}" for role, name in data["columns"].items() if name]
+        words += [f"data.columns.{role}={json.dumps(name)}" for role, name in columns.items() if name]
         status, killed, said = strike(words, output, after)
         found = [row for part in sorted(output.glob("*.parquet")) for row in pq.read_table(part)[NUMBER].to_pylist()]
         lost, twice = SHARDS * ROWS - len(set(found)), len(found) - len(set(found))
@@ -52,7 +47,11 @@ def strikes(
 
 
 def require() -> None:
-    """Refuse to begin where a worker could not be found."""
+    """Refuse to begin where a worker could not be found.
+
+    Raises:
+        ConfigError: there is no Ray, or no /proc.
+    """
     try:
         import ray  # noqa: F401
     except ImportError as error:

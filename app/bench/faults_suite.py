@@ -23,7 +23,7 @@ from rich.table import Table
 from app import console
 from app.bench import report
 from app.bench.fault_child import Fault
-from app.bench.fault_workers import require, strikes
+from app.bench.fault_workers import require, strikes, write_shards
 from app.bench.train_suite import overrides
 from app.checkpoint_files import FOLDER, checkpoints
 from app.compose import plain
@@ -53,6 +53,7 @@ FAULTS: dict[str, tuple[str, Fault, tuple[int, ...]]] = {
 }
 #: Strikes no training but `predict engine=ray` with what was trained.
 WORKER = {"worker": "SIGKILL of one of two workers that score shards"}
+SHARDS = "shards"
 ALLOWED = {name: what for name, (what, _, _) in FAULTS.items()} | WORKER
 
 
@@ -73,13 +74,16 @@ def main(cfg: DictConfig) -> int:
         raise ConfigError(f"faults={config['faults']}: allowed are {', '.join(ALLOWED)}.")
     if not isinstance(config["times"], int) or config["times"] < 1:
         raise ConfigError(f"times={config['times']}: allowed is 1 or more.")
-    if WORKER.keys() & set(config["faults"]):
+    with_worker = not WORKER.keys().isdisjoint(config["faults"])
+    if with_worker:
         require()
     report.check_target(config["json"])
     settings = {key: value for key, value in config.items() if key not in OWN_KEYS}
     words = [*overrides(settings), f"trainer.checkpoint_every={EVERY}"]
     rows = []
     with tempfile.TemporaryDirectory(prefix="modernbert-faults-") as folder:
+        if with_worker:  # rows that are in no table are told before anything is trained
+            write_shards(str(config["data"]["train"]), Path(folder) / SHARDS)
         for name in config["faults"]:
             rows.append(measure(name, words, config, Path(folder)))
             console.note(line(rows[-1]))
@@ -97,7 +101,7 @@ def measure(name: str, words: Sequence[str], config: Mapping[str, Any], folder: 
     # Not by hash(name), which differs from process to process.
     draws = random.Random(f"{config['seed']} {name}")
     if name in WORKER:
-        outcomes = strikes(folder / "whole", config["data"], times, draws, folder)
+        outcomes = strikes(folder / "whole", folder / SHARDS, config["data"]["columns"], times, draws)
     else:
         outcomes = [survive([name], draws, words, whole, folder / f"{name}-{i}") for i in range(times)]
     return {

@@ -10,7 +10,8 @@ from tokenizers import Tokenizer
 
 #: Characters of a part; a cell of 50 MB then costs what one of 1 MB does.
 PART = 1 << 20
-#: Most characters without a space that stay one part. What is longer is no language: cutting it changes a few ids.
+#: Most characters without a space that stay one part; cutting what is longer changes a few ids around the cut. A part
+#: of that size takes some 300 MB where a token has many characters, and 1.2 GB where each is a token (Chinese).
 STRETCH = 4 * PART
 
 

@@ -63,7 +63,8 @@ def _check_rows(file: File, cells: int) -> None:
 
 def _open(file: File) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(file.path, read_dictionary=_repetitive(pq.read_metadata(file.path)))
+        about = pq.read_metadata(file.path)
+        return pq.ParquetFile(file.path, metadata=about, read_dictionary=_repetitive(about))
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{file.source} is not a Parquet file, or is damaged: {error}") from error
 
