@@ -148,7 +148,7 @@ class Visit:
             with contextlib.suppress(sync_api.TimeoutError):
                 shown.wait_for(timeout=WAIT / UPLOADS)
                 return self.settle()
-        pytest.fail(f"{path.name} did not appear in the box of files in time: timeout")
+        pytest.fail(f"timeout: {path.name} did not appear in the box of files of\n{pane.inner_html()[:4000]}")
 
     def visible(self, found: Any) -> Any:
         """Of elements that every tab has, the one in sight."""
