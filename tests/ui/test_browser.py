@@ -138,10 +138,11 @@ class Visit:
     def upload(self, number: int, path: Path) -> None:
         """Into the visible file box of this number; once more where the box was made anew meanwhile and lost it.
 
-        A box that holds a file has no input any more: an upload that was slow only is waited for, not repeated.
+        A box that holds a file has no input any more, and names it by a label. Its name stands there as a text only
+        while it is sent, which may be too short to be seen.
         """
         pane = self.page.locator('[role="tabpanel"]:visible')
-        box, shown = pane.locator('input[type="file"]').nth(number), pane.get_by_text(path.name).first
+        box, shown = pane.locator('input[type="file"]').nth(number), pane.get_by_label(path.name, exact=True).first
         for _ in range(UPLOADS):
             with contextlib.suppress(sync_api.TimeoutError):
                 box.set_input_files(str(path), timeout=WAIT / UPLOADS)
