@@ -5,8 +5,9 @@ Dimensions: N texts, D hidden.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from app.bench.measure import Ratio, cpus, device_clock, paired, ratio, walls
 from app.bench.quiet import quiet_transformers
 from modernbert import load_encoder, pooling
 from modernbert.errors import ConfigError
+from modernbert.int8 import quantise_linears
 from modernbert.sources import resolve
 from modernbert.weights import Encoder
 from tasks.data import readers
@@ -29,6 +31,7 @@ from tasks.data.examples import TextExamples
 from tasks.data.module import AUTO_TOKENS
 from tasks.data.sampler import inference_batches
 from tasks.data.tokenise import load_tokenizer, tokenise
+from tasks.run import choose_precision
 
 OURS, THEIRS = "ours", "sentence-transformers"
 #: Words of a generated text: log-normal, so that most are short; with special tokens about 77 tokens each.
@@ -48,6 +51,7 @@ class Settings:
     column: str | None
     texts: int
     batch_size: int
+    precisions: list[str]
     rounds: int
     device: str
     threads: int | None
@@ -56,6 +60,9 @@ class Settings:
         suite.require_least_one(self, "texts", "batch_size", "rounds")
         if (self.input is None) != (self.column is None):
             raise ConfigError("input=<file> and column=<name> go together; without both, texts are generated.")
+        unknown = set(self.precisions) - {"bf16", "int8"}
+        if unknown:
+            raise ConfigError(f"precisions={','.join(sorted(unknown))}: allowed is bf16 and int8.")
 
 
 def main(cfg: DictConfig) -> int:
@@ -71,7 +78,7 @@ def main(cfg: DictConfig) -> int:
 
 
 def measure(settings: Settings, folder: Path, texts: list[str], device: torch.device) -> dict[str, Any]:
-    """Both sides on the same texts, and how far their vectors differ, as a JSON object.
+    """All sides on the same texts, and how far their vectors differ, as a JSON object.
 
     Raises:
         BackendError: the vectors differ, so that the times compare different things.
@@ -81,38 +88,41 @@ def measure(settings: Settings, folder: Path, texts: list[str], device: torch.de
     quiet_transformers()
     theirs = SentenceTransformer(str(folder), device=str(device))
     limit = int(theirs.max_seq_length or 512)
-    ours = Embedder(folder, limit, device)
-    half = device.type == "cuda"
-    if half:
+    if device.type == "cuda":
         theirs.bfloat16()
-    work = {
-        OURS: lambda: ours.encode(texts),
-        THEIRS: lambda: theirs.encode(texts, batch_size=settings.batch_size, show_progress_bar=False),
-    }
-    difference = float(np.abs(work[OURS]() - np.asarray(work[THEIRS](), dtype=np.float32)).max())
+    ours = {OURS: Embedder(folder, limit, device)}
+    ours |= {f"{OURS}, {name}": Embedder(folder, limit, device, name) for name in settings.precisions}
+    work: dict[str, Callable[[], np.ndarray]] = {name: partial(side.encode, texts) for name, side in ours.items()}
+    work[THEIRS] = lambda: np.asarray(
+        theirs.encode(texts, batch_size=settings.batch_size, show_progress_bar=False), dtype=np.float32
+    )
+    vectors = {name: call() for name, call in work.items()}  # which warms all of them
+    apart = {name: float(np.abs(found - vectors[THEIRS]).max()) for name, found in vectors.items() if name in ours}
     advice = " This bench does mean pooling and normalises, which fits models like all-MiniLM-L6-v2."
-    suite.require_agreement(f"vectors of {settings.source}", difference, device, advice)
-    # The comparison above has warmed both.
+    suite.require_agreement(f"vectors of {settings.source}", apart[OURS], device, advice)
     timings = paired(work, settings.rounds, device_clock(device), warmup=0)
-    tokens = int(ours.tokens(texts).lengths.sum())
+    tokens = int(ours[OURS].tokens(texts).lengths.sum())
     return {
         "source": settings.source,
         "texts": len(texts),
         "tokens": tokens,
         "max_length": limit,
-        "max_difference": difference,
         "sides": {name: suite.speed(samples, len(texts), "texts") for name, samples in timings.items()},
-        "ratio": ratio(walls(timings[THEIRS]), walls(timings[OURS])).to_json(),
-        "cpu_ratio": ratio(cpus(timings[THEIRS]), cpus(timings[OURS])).to_json(),
+        "max_difference": apart,
+        "ratio": {name: ratio(walls(timings[THEIRS]), walls(timings[name])).to_json() for name in ours},
+        "cpu_ratio": {name: ratio(cpus(timings[THEIRS]), cpus(timings[name])).to_json() for name in ours},
     }
 
 
 class Embedder:
     """Texts to vectors of length 1: tokenise, packed encoder, mean of the tokens; as all-MiniLM-L6-v2 does."""
 
-    def __init__(self, folder: Path, max_length: int, device: torch.device) -> None:
+    def __init__(self, folder: Path, max_length: int, device: torch.device, precision: str = "auto") -> None:
         self.tokenizer, self.max_length, self.device = load_tokenizer(folder), max_length, device
         self.encoder: Encoder = load_encoder(folder).to(device)
+        self.half = choose_precision(precision, device.type)
+        if precision == "int8":
+            quantise_linears(self.encoder)
 
     def tokens(self, texts: Sequence[str]) -> Any:
         return tokenise(self.tokenizer, texts, None, self.max_length)
@@ -122,7 +132,7 @@ class Embedder:
         """(N, D) fp32, in the order of the texts."""
         examples = TextExamples(self.tokens(texts))
         out = torch.empty(len(texts), self.encoder.config.hidden_size, device=self.device)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"):
+        with torch.autocast(self.device.type, dtype=self.half, enabled=self.half is not None):
             for indices in inference_batches(examples.lengths, AUTO_TOKENS[self.device.type]):
                 batch = examples.collate(indices.tolist()).to(self.device)
                 vectors = pooling.mean(self.encoder(batch.packed), batch.packed)
@@ -159,21 +169,28 @@ def generated(folder: Path, count: int, seed: int = 0, words: int = MEDIAN_WORDS
 
 def table(row: dict[str, Any]) -> Table:
     """A line a side."""
-    columns = ["side", "texts/s", "seconds", "CPU s"]
+    columns = ["side", "texts/s", "seconds", "CPU s", "ratio", "CPU ratio", "difference"]
     rows = [
-        [name, f"{found['texts_per_s']:,.0f}", f"{found['wall_s']:.2f}", f"{found['cpu_s']:.2f}"]
+        [name, f"{found['texts_per_s']:,.0f}", f"{found['wall_s']:.2f}", f"{found['cpu_s']:.2f}", *beside(row, name)]
         for name, found in row["sides"].items()
     ]
     return console.table(columns, rows, right=columns[1:])
 
 
+def beside(row: dict[str, Any], name: str) -> list[str]:
+    """What one of our sides is to the other library's; nothing for that itself."""
+    if name not in row["ratio"]:
+        return ["", "", ""]
+    ratios = (str(Ratio(**row[key][name])) for key in ("ratio", "cpu_ratio"))
+    return [*ratios, f"{row['max_difference'][name]:.1e}"]
+
+
 def verdict(row: dict[str, Any]) -> str:
-    """What was encoded, the ratios, and how far the vectors differ."""
+    """What was encoded, and what the columns are."""
     mean = row["tokens"] / row["texts"]
     return (
         f"\n{row['texts']:,} texts of {mean:.0f} tokens on average, at most {row['max_length']}; "
         "tokenising included.\n"
-        f"{THEIRS} over ours, median of rounds (smallest-largest): wall time {Ratio(**row['ratio'])}, "
-        f"CPU time {Ratio(**row['cpu_ratio'])}\n"
-        f"largest difference of a coordinate: {row['max_difference']:.1e}"
+        f"Ratios: {THEIRS} over ours, median of rounds (smallest-largest); difference: the largest of a coordinate, "
+        "of vectors of length 1."
     )

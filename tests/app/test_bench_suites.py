@@ -113,15 +113,18 @@ def test_encode(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
     pytest.importorskip("sentence_transformers")
     file = tmp_path / "texts.csv"
     file.write_text("body\n" + "\n".join(f"text number {i} " + "again " * i for i in range(12)), encoding="utf-8")
-    found = run(capsys, "encode", f"input={file}", "column=body", "texts=10", "rounds=1", "device=cpu")
+    words = [f"input={file}", "column=body", "texts=10", "rounds=1", "device=cpu", "precisions=[int8]"]
+    found = run(capsys, "encode", *words)
     (row,) = found["rows"]
     assert row["texts"] == 10
     # [CLS], text, number, i, i times again, [SEP]
     assert row["tokens"] == sum(5 + i for i in range(10))
-    assert row["max_difference"] < 1e-5
-    assert set(row["sides"]) == {"ours", "sentence-transformers"}
+    assert row["max_difference"]["ours"] < 1e-5 < 1e-4 < row["max_difference"]["ours, int8"] < 0.05
+    assert set(row["sides"]) == {"ours", "ours, int8", "sentence-transformers"}
     assert cli.main(["bench", "encode", f"input={file}", "column=boby"]) == 2
     assert "'body'" in capsys.readouterr().err
+    assert cli.main(["bench", "encode", "precisions=[int4]"]) == 2
+    assert "precisions=int4: allowed is bf16 and int8" in capsys.readouterr().err
 
 
 def test_generated_texts_are_short_documents() -> None:
