@@ -11,7 +11,7 @@ from torch import nn
 
 from modernbert import load_encoder, pack, resolve
 from modernbert.errors import BackendError
-from modernbert.int8 import Int8Linear, quantise_linears
+from modernbert.int8 import ROWS, Int8Linear, quantise_linears
 
 
 def test_values_on_the_grid_come_out_exact() -> None:
@@ -23,13 +23,23 @@ def test_values_on_the_grid_come_out_exact() -> None:
 
 
 def test_the_error_is_small_and_rows_do_not_touch_each_other() -> None:
-    linear, x = nn.Linear(384, 1536), torch.randn(50, 384)
-    x[7] *= 1000  # a row of large values leaves the rounding of the others alone
+    linear, x = nn.Linear(384, 1536), torch.randn(2 * ROWS + 50, 384, requires_grad=True)
+    with torch.no_grad():
+        x[7] *= 1000  # a row of large values leaves the rounding of the others alone
     ours = Int8Linear(linear)(x)
+    assert not ours.requires_grad
     with torch.no_grad():
         error = (ours - linear(x)).norm(dim=1) / linear(x).norm(dim=1)
     assert 1e-4 < float(error.max()) < 0.02
     assert torch.equal(ours[:7], Int8Linear(linear)(x[:7]))
+
+
+def test_rows_beyond_the_first_block_have_their_own_size() -> None:
+    linear, x = nn.Linear(256, 128, bias=False), torch.randn(3 * ROWS - 1, 256)
+    x[ROWS:] *= 50
+    whole = Int8Linear(linear)(x)
+    for first in (0, ROWS - 1, ROWS, 3 * ROWS - 2):
+        assert torch.equal(whole[first], Int8Linear(linear)(x[first : first + 1])[0])
 
 
 def test_only_wide_layers_are_rounded(tiny_encoder: Callable[..., Path]) -> None:
