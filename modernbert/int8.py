@@ -16,7 +16,7 @@ from modernbert.errors import BackendError
 #: Narrower layers cost more to round than they save.
 LEAST_FEATURES = 128
 #: Rows that are rounded, multiplied and scaled while they are in the cache: 2,048 tokens of 1,536 features to 384 take
-#: 5.4 ms in place of 16.7, of 384 to 1,536 6.5 in place of 7.0 (Xeon with AMX, one thread; fp32 takes 15).
+#: 5.4 ms in place of 16.7, of 384 to 1,536 6.5 in place of 7.0 (AMX, one thread beside two busy ones; fp32 takes 15).
 ROWS = 256
 
 
