@@ -49,6 +49,7 @@ VERBS = {
     "bench long": Verb("app.bench.long_suite", "bench_long", "time long texts beside transformers"),
     "bench encode": Verb("app.bench.encode_suite", "bench_encode", "time vectors beside sentence-transformers"),
     "bench faults": Verb("app.bench.faults_suite", "bench_faults", "cut trainings short in every way and resume them"),
+    "bench folds": Verb("app.bench.folds_suite", "bench_folds", "cross-validate a recipe"),
     "bench pretrained": Verb("app.bench.pretrained_suite", "bench_pretrained", "compare encoders after fine-tuning"),
     "bench ranking": Verb("app.bench.ranking_suite", "bench_ranking", "memory and time of measuring a large ranking"),
     "bench score": Verb("app.bench.score_suite", "bench_score", "time scores of pairs beside CrossEncoder"),

@@ -32,8 +32,8 @@ from tasks.data.module import DataSettings
 from tasks.run import choose_device
 
 OURS, THEIRS = "ours", "Trainer"
-#: Keys of conf/bench_train.yaml that `modernbert train` has not.
-OWN_KEYS = ("seeds", "json")
+#: Keys of conf/bench_train.yaml and conf/bench_folds.yaml that `modernbert train` has not.
+OWN_KEYS = ("seeds", "folds", "json")
 #: Every row trains and the last weights are kept on both sides, as Trainer does by default.
 SAME_ROWS = {"data.validation": None, "data.validation_share": 0.0, "trainer.patience": None, "logger.name": "none"}
 
@@ -83,13 +83,14 @@ def trainings(config: dict[str, Any], base: Path, max_length: int, seeds: Sequen
             yield {"side": side, "seed": seed, **asdict(result)}
 
 
-def train_ours(config: dict[str, Any], seed: int, folder: Path) -> Result:
-    """`modernbert train` itself, read off the run that it saves."""
+def train_ours(config: Mapping[str, Any], seed: int, folder: Path, metrics: Sequence[str] | None = None) -> Result:
+    """`modernbert train` itself, read off the run that it saves; the metrics are those of the task's peer or given."""
     words = [*overrides(config), f"seed={seed}", f"run_dir={quoted(str(folder))}"]
     child.run("app.cli", ["train", *words])
     training = json.loads((folder / "task.json").read_text(encoding="utf-8"))["training"]
     scores = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["test"]
-    quality = {name: scores[name] for name in peers.PEERS[config["task"]["name"]].metrics if name in scores}
+    wanted = peers.PEERS[config["task"]["name"]].metrics if metrics is None else metrics
+    quality = {name: scores[name] for name in wanted if name in scores}
     return Result(training["seconds"], training["cpu_seconds"], training["steps"], quality)
 
 

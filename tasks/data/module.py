@@ -167,15 +167,24 @@ def add_validation(tables: dict[str, Table], schema: Any, settings: DataSettings
             f"{table.source} has {len(table)} rows: too few to part some off for validation. "
             f"Give at least {MIN_ROWS}, or a file of its own as data.validation."
         )
-    column, how = settings.group or schema.group_column(table), "stratified by label"
-    groups = None
-    if column is not None:
-        if column not in table.columns:
-            raise ConfigError(f"data.group={column}: the columns are {', '.join(map(repr, table.columns))}.")
-        groups, how = table.columns[column], f"whole groups of {column!r}"
+    groups, how = grouping(table, schema, settings.group)
     kept, held = split.validation_split(schema.strata(table), settings.validation_share, seed, groups)
     tables["train"], tables["validation"] = table.select(kept.tolist()), table.select(held.tolist())
     return f"validation: {len(held)} of {len(table)} rows of {table.source}, {how}, seed {seed}"
+
+
+def grouping(table: Table, schema: Any, group: str | None) -> tuple[list[Any] | None, str]:
+    """The group of each row, by `data.group` or what the schema keeps together, and how rows are parted in words.
+
+    Raises:
+        ConfigError: there is no such column.
+    """
+    column = group or schema.group_column(table)
+    if column is None:
+        return None, "stratified by label"
+    if column not in table.columns:
+        raise ConfigError(f"data.group={column}: the columns are {', '.join(map(repr, table.columns))}.")
+    return table.columns[column], f"whole groups of {column!r}"
 
 
 class DataModule(L.LightningDataModule):

@@ -1,4 +1,4 @@
-"""The validation split when no validation file is given: stratified, by seed, groups kept whole.
+"""The validation split when no validation file is given, and folds: stratified, by seed, groups kept whole.
 
 One method for all targets: an example is a set of strata (its class, its labels, or the quantile bin of its
 value), and rare strata are dealt first, as in iterative stratification (Sechidis et al. 2011, "On the
@@ -64,6 +64,36 @@ def validation_split(
         )
     train = np.setdiff1d(np.arange(len(strata)), validation)
     return train, validation
+
+
+def folds(
+    strata: Sequence[Iterable[Hashable]], count: int, seed: int, groups: Sequence[Hashable] | None = None
+) -> list[IntArray]:
+    """Positions of `count` parts that share no example, all ascending: each is parted off as a validation split is.
+
+    Raises:
+        ConfigError: less than two parts.
+        DataError: too few examples; a stratum that lies in one part, so that it is tested and never trained.
+    """
+    if count < 2:
+        raise ConfigError(f"{count} folds: allowed is 2 or more (usual: 5 or 10)")
+    rest, parts = np.arange(len(strata)), list[IntArray]()
+    for left in range(count, 1, -1):
+        inner = None if groups is None else [groups[i] for i in rest.tolist()]
+        kept, held = validation_split([strata[i] for i in rest.tolist()], 1 / left, seed, inner)
+        parts.append(rest[held])
+        rest = rest[kept]
+    parts.append(rest)
+    homes: dict[Hashable, set[int]] = {}  # stratum -> numbers of the parts that hold it
+    for number, part in enumerate(parts):
+        for stratum in {stratum for i in part.tolist() for stratum in strata[i]}:
+            homes.setdefault(stratum, set()).add(number)
+    if alone := sorted(repr(stratum) for stratum, found in homes.items() if len(found) < 2):
+        raise DataError(
+            f"{', '.join(alone[:5])}: too few rows for {count} folds, all of them are in one. Give each label two "
+            "rows or more (of different groups, where rows are grouped), or merge it into another"
+        )
+    return parts
 
 
 def by_class(labels: Sequence[Hashable]) -> list[tuple[Hashable]]:

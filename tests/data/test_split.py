@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modernbert.errors import ConfigError, DataError
-from tasks.data.split import by_class, by_labels, by_quantile, validation_split
+from tasks.data.split import by_class, by_labels, by_quantile, folds, validation_split
 
 
 def test_each_class_gives_its_share() -> None:
@@ -135,3 +135,31 @@ def test_what_cannot_be_split_says_so() -> None:
     for share in (0, 1, -0.1):
         with pytest.raises(ConfigError, match="between 0 and 1"):
             validation_split(by_class(["a"] * 3), share, 0)
+
+
+@given(st.lists(st.integers(8, 40), min_size=1, max_size=4), st.integers(2, 4), st.integers(0, 99))
+def test_each_example_is_in_one_fold(sizes: list[int], count: int, seed: int) -> None:
+    labels = [label for label, size in enumerate(sizes) for _ in range(size)]
+    parts = folds(by_class(labels), count, seed)
+    assert sorted(np.concatenate(parts).tolist()) == list(range(len(labels)))
+    again = folds(by_class(labels), count, seed)
+    assert [part.tolist() for part in again] == [part.tolist() for part in parts]
+    for label, size in Counter(labels).items():
+        for part in parts:
+            assert abs(sum(labels[i] == label for i in part) - size / count) <= 2
+
+
+def test_folds_keep_groups_whole_and_alike() -> None:
+    labels = ["a", "b"] * 100
+    groups = [number // 4 for number in range(200)]
+    parts = folds(by_class(labels), 10, 0, groups)
+    assert [len(part) for part in parts] == [20] * 10
+    homes = {group: {n for n, part in enumerate(parts) for i in part if groups[i] == group} for group in groups}
+    assert all(len(found) == 1 for found in homes.values())
+
+
+def test_a_label_of_one_row_has_no_folds() -> None:
+    with pytest.raises(DataError, match=r"'lonely'.*too few rows for 5 folds"):
+        folds(by_class(["a"] * 20 + ["b"] * 20 + ["lonely"]), 5, 0)
+    with pytest.raises(ConfigError, match="1 folds"):
+        folds(by_class(["a"] * 20), 1, 0)
