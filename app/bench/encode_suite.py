@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from omegaconf import DictConfig
 from rich.table import Table
 
@@ -21,17 +20,11 @@ from app import console
 from app.bench import report, suite
 from app.bench.measure import Ratio, cpus, device_clock, paired, ratio, walls
 from app.bench.quiet import quiet_transformers
-from modernbert import load_encoder, pooling
 from modernbert.errors import ConfigError
-from modernbert.int8 import quantise_linears
 from modernbert.sources import resolve
-from modernbert.weights import Encoder
 from tasks.data import readers
-from tasks.data.examples import TextExamples
-from tasks.data.module import AUTO_TOKENS
-from tasks.data.sampler import inference_batches
-from tasks.data.tokenise import load_tokenizer, tokenise
-from tasks.run import choose_precision
+from tasks.data.tokenise import load_tokenizer
+from tasks.embedding import Embedder
 
 OURS, THEIRS = "ours", "sentence-transformers"
 #: Words of a generated text: log-normal, so that most are short; with special tokens about 77 tokens each.
@@ -90,18 +83,18 @@ def measure(settings: Settings, folder: Path, texts: list[str], device: torch.de
     limit = int(theirs.max_seq_length or 512)
     if device.type == "cuda":
         theirs.bfloat16()
-    ours = {OURS: Embedder(folder, limit, device)}
-    ours |= {f"{OURS}, {name}": Embedder(folder, limit, device, name) for name in settings.precisions}
-    work: dict[str, Callable[[], np.ndarray]] = {name: partial(side.encode, texts) for name, side in ours.items()}
+    ours = {OURS: embedder(folder, limit, device)}
+    ours |= {f"{OURS}, {name}": embedder(folder, limit, device, name) for name in settings.precisions}
+    work: dict[str, Callable[[], np.ndarray]] = {name: partial(vectors_of, side, texts) for name, side in ours.items()}
     work[THEIRS] = lambda: np.asarray(
         theirs.encode(texts, batch_size=settings.batch_size, show_progress_bar=False), dtype=np.float32
     )
     vectors = {name: call() for name, call in work.items()}  # which warms all of them
     apart = {name: float(np.abs(found - vectors[THEIRS]).max()) for name, found in vectors.items() if name in ours}
-    advice = " This bench does mean pooling and normalises, which fits models like all-MiniLM-L6-v2."
+    advice = " Ours are of length 1; of a model without modules of sentence-transformers the mean of the tokens."
     suite.require_agreement(f"vectors of {settings.source}", apart[OURS], device, advice)
     timings = paired(work, settings.rounds, device_clock(device), warmup=0)
-    tokens = int(ours[OURS].tokens(texts).lengths.sum())
+    tokens = tokens_of(ours[OURS], texts)
     return {
         "source": settings.source,
         "texts": len(texts),
@@ -114,30 +107,20 @@ def measure(settings: Settings, folder: Path, texts: list[str], device: torch.de
     }
 
 
-class Embedder:
-    """Texts to vectors of length 1: tokenise, packed encoder, mean of the tokens; as all-MiniLM-L6-v2 does."""
+def embedder(folder: Path, max_length: int, device: torch.device, precision: str = "auto") -> Embedder:
+    """What `index` and `evaluate` encode with, of an encoder as it was published."""
+    return Embedder.from_encoder(str(folder), max_length=max_length, device=str(device), precision=precision)
 
-    def __init__(self, folder: Path, max_length: int, device: torch.device, precision: str = "auto") -> None:
-        self.tokenizer, self.max_length, self.device = load_tokenizer(folder), max_length, device
-        self.encoder: Encoder = load_encoder(folder).to(device)
-        self.half = choose_precision(precision, device.type)
-        if precision == "int8":
-            quantise_linears(self.encoder)
 
-    def tokens(self, texts: Sequence[str]) -> Any:
-        return tokenise(self.tokenizer, texts, None, self.max_length)
+def vectors_of(side: Embedder, texts: Sequence[str]) -> np.ndarray:
+    """(N, D) fp32, of length 1, in the order of the texts; tokenising included."""
+    found: np.ndarray = side.encode(texts, "document").values.float().cpu().numpy()
+    return found
 
-    @torch.inference_mode()
-    def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """(N, D) fp32, in the order of the texts."""
-        examples = TextExamples(self.tokens(texts))
-        out = torch.empty(len(texts), self.encoder.config.hidden_size, device=self.device)
-        with torch.autocast(self.device.type, dtype=self.half, enabled=self.half is not None):
-            for indices in inference_batches(examples.lengths, AUTO_TOKENS[self.device.type]):
-                batch = examples.collate(indices.tolist()).to(self.device)
-                vectors = pooling.mean(self.encoder(batch.packed), batch.packed)
-                out[batch.index] = F.normalize(vectors.float(), dim=-1)
-        return out.cpu().numpy()
+
+def tokens_of(side: Embedder, texts: Sequence[str]) -> int:
+    """Tokens that it reads of these texts."""
+    return int(np.sum(side.task.schema.texts(side.tokenizer, texts, "document").lengths))
 
 
 def read_texts(settings: Settings) -> list[str]:

@@ -107,18 +107,19 @@ def write(path: Path, rows: Table) -> None:
 
 
 def summary(found: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Of each metric the mean over folds, weighted by their rows, and how far folds lie apart."""
+    """Of each metric that all folds have: the mean, weighted by their rows, and how far folds lie apart."""
     weights = [run["rows"] for run in found]
     told = {}
     for name in found[0]["quality"]:
         values = [run["quality"][name] for run in found]
-        told[name] = {"mean": statistics.fmean(values, weights), "deviation": statistics.stdev(values)}
+        if None not in values:  # as the area under a curve is where a fold has one class
+            told[name] = {"mean": statistics.fmean(values, weights), "deviation": statistics.stdev(values)}
     return told
 
 
-def scores(quality: Mapping[str, float]) -> str:
-    """Metrics as a sentence has them."""
-    return ", ".join(f"{name} {value:.4f}" for name, value in quality.items())
+def scores(quality: Mapping[str, float | None]) -> str:
+    """Metrics as a sentence has them, but for what is not defined."""
+    return ", ".join(f"{name} {value:.4f}" for name, value in quality.items() if value is not None)
 
 
 def table(found: Sequence[dict[str, Any]]) -> Drawn:

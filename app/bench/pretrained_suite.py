@@ -10,6 +10,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from rich.table import Table
 
 from app import console
 from app.bench import report
-from app.bench.encode_suite import Embedder
+from app.bench.encode_suite import embedder, tokens_of, vectors_of
 from app.bench.measure import cpus, paired, ratio, walls
 from app.bench.pretrained_cells import CELLS, Bench, Figure, Side, find_side, planned, read_json
 from app.circle.stages import digest_of, fingerprint
@@ -120,11 +121,11 @@ def speed(bench: Bench, sides: Sequence[Side]) -> dict[str, dict[str, Any]]:
 
 def timed(sides: Sequence[Side], texts: Sequence[str]) -> list[dict[str, Any]]:
     """A row for each encoder, in their order."""
-    embedders = [Embedder(side.folder, SPEED_LENGTH, torch.device("cpu")) for side in sides]
-    timings = paired({str(i): lambda e=e: e.encode(texts) for i, e in enumerate(embedders)}, ROUNDS)  # type: ignore[misc]
+    encoders = [embedder(side.folder, SPEED_LENGTH, torch.device("cpu")) for side in sides]
+    timings = paired({str(i): partial(vectors_of, encoder, texts) for i, encoder in enumerate(encoders)}, ROUNDS)
     rows = []
-    for i, embedder in enumerate(embedders):
-        seconds, tokens = statistics.median(walls(timings[str(i)])), int(embedder.tokens(texts).lengths.sum())
+    for i, encoder in enumerate(encoders):
+        seconds, tokens = statistics.median(walls(timings[str(i)])), tokens_of(encoder, texts)
         rows.append({
             "tokens": tokens,
             "tokens_per_s": round(tokens / seconds, 1),
