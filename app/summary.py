@@ -48,7 +48,9 @@ def in_words(facts: Mapping[str, Any], trained: bool) -> dict[str, str]:
     words = {"encoder": f"{encoder['source']}, {encoder['parameters'] / 1e6:.0f}M parameters"}
     for split, data in facts["data"].items():
         words[split] = f"{data['rows']:,} rows of {data['source']}"
-    if trained:
+    if trained and not facts["training"]["steps"]:
+        words["training"] = f"none (trainer.max_steps=0): the encoder as it is, seed {facts['seed']}"
+    elif trained:
         training = facts["training"]
         rate = training["tokens"] / max(training["seconds"], 1e-9)
         words["training"] = (

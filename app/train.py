@@ -60,7 +60,7 @@ def main(cfg: DictConfig, origin_of: Path | None = None) -> int:
 
 def train(cfg: DictConfig, signals: Signals, origin_of: Path | None) -> int:
     """From files to a saved run; returns the exit status."""
-    require_settings(cfg.trainer)
+    require_settings(cfg.trainer, cfg.task.name)
     settings = DataSettings(**plain(cfg.data))
     base = weights.resolve(cfg.encoder.source, cfg.encoder.revision)
     doctor = Doctor()
@@ -70,6 +70,10 @@ def train(cfg: DictConfig, signals: Signals, origin_of: Path | None) -> int:
     task = new_task(cfg, base, prepared)
     task.numbers = numbers(cfg.trainer.on_nan, prepared)
     folder, made = begin(cfg, base, prepared, origin_of or (Path(cfg.resume) if cfg.resume else None))
+    if cfg.trainer.max_steps == 0:
+        if is_first():
+            save_as_it_is(cfg, folder, task, prepared, base, made, settings)
+        return OK
     try:
         learn_and_save(cfg, folder, task, prepared, base, made, settings, signals)
     except Stopped as stop:
@@ -159,6 +163,22 @@ def learn_and_save(
     task.to(trainer.strategy.root_device)
     task.autocast = runs.choose_precision("auto", task.device.type)
     finish(cfg, folder, task, prepared, base, budget, {**made, "training": training})
+
+
+def save_as_it_is(
+    cfg: DictConfig,
+    folder: Path,
+    task: Task,
+    prepared: Prepared,
+    base: Path,
+    made: Mapping[str, Any],
+    settings: DataSettings,
+) -> None:
+    """A run of what a training would begin with (`trainer.max_steps=0`): what it gains is measured against this."""
+    task.to(runs.choose_device("cpu" if cfg.trainer.accelerator == "cpu" else "auto"))
+    task.autocast = runs.choose_precision("auto", task.device.type)
+    nothing = {"epochs": 0, "steps": 0, "tokens": 0, "seconds": 0.0, "cpu_seconds": 0.0}
+    finish(cfg, folder, task, prepared, base, settings.budget(task.device.type), {**made, "training": nothing})
 
 
 def make_room(cfg: DictConfig, task: Task, data: DataModule, trainer: L.Trainer) -> None:

@@ -71,13 +71,17 @@ PRECISIONS = ("auto", "32", "bf16-mixed", "16-mixed")
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 
 
-def require_settings(trainer: DictConfig) -> None:
-    """Refuse what no training can be done with, before anything is read.
+#: Tasks whose encoders answer before they have learned: trainer.max_steps=0 measures them as they are.
+READY = ("retrieval",)
+
+
+def require_settings(trainer: DictConfig, task: str) -> None:
+    """Refuse what no training of this task can be done with, before anything is read.
 
     Raises:
         ConfigError: by the key, with what is allowed.
     """
-    require_end(trainer.max_epochs, trainer.max_steps)
+    require_end(trainer.max_epochs, trainer.max_steps, least=0 if task in READY else 1)
     each, patience = trainer.validate_every, trainer.patience
     require("trainer.accelerator", trainer.accelerator, trainer.accelerator in ACCELERATORS, " | ".join(ACCELERATORS))
     require("trainer.precision", trainer.precision, str(trainer.precision) in PRECISIONS, " | ".join(PRECISIONS))
@@ -87,14 +91,17 @@ def require_settings(trainer: DictConfig) -> None:
     require_devices(trainer.accelerator, trainer.devices)
 
 
-def require_end(epochs: Any, steps: Any) -> None:
-    """Refuse a training without a step, or without an end.
+def require_end(epochs: Any, steps: Any, least: int = 1) -> None:
+    """Refuse a training of less than `least` steps, or without an end.
 
     Raises:
         ConfigError: no whole number of epochs from 1 (or -1 beside steps), or of steps.
     """
-    if not isinstance(steps, int) or isinstance(steps, bool) or (steps < 1 and steps != -1):
-        raise ConfigError(f"trainer.max_steps={steps}: allowed is 1 or more, or -1 to end by trainer.max_epochs.")
+    if not isinstance(steps, int) or isinstance(steps, bool) or (steps < least and steps != -1):
+        head = "; a head that has not learned tells nothing" if steps == 0 else ""
+        raise ConfigError(
+            f"trainer.max_steps={steps}: allowed is {least} or more, or -1 to end by trainer.max_epochs{head}."
+        )
     endless = epochs in (None, -1) and steps != -1
     if not endless and (not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < 1):
         raise ConfigError(

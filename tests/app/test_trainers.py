@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from app.cli import main
 from app.trainers import require_devices, require_end
 from modernbert.errors import ConfigError
+from modernbert.sources import resolve
+
+FILES = {"train": "_questions", "test": "_questions_test", "corpus": ""}
 
 
 @pytest.mark.skipif(torch.cuda.is_available() or torch.backends.mps.is_available(), reason="there is a GPU here")
@@ -45,6 +50,7 @@ def test_too_few_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
         (["trainer.precision=8"], "trainer.precision=8: allowed is auto | 32 | bf16-mixed | 16-mixed"),
         (["trainer.accelerator=tpu"], "trainer.accelerator=tpu: allowed is auto | cpu | gpu | cuda | mps"),
         (["optim.name=adam", "trainer.max_steps=1"], "optim.name=adam: allowed is adamw"),
+        (["trainer.max_steps=0"], "allowed is 1 or more, or -1 to end by trainer.max_epochs; a head that has not"),
         (["seed=-1"], "seed is a whole number from 0 to 4,294,967,295"),
         (["seed=null"], "seed is a whole number from 0 to 4,294,967,295"),
         (["seed=5000000000"], "seed is a whole number from 0 to 4,294,967,295"),
@@ -68,3 +74,18 @@ def test_patience_without_a_validation_stops_nothing(tmp_path: Path, tiny_encode
     words = [f"encoder.source={tiny_encoder('bert')}", "trainer=cpu", "trainer.max_steps=1", "trainer.patience=1"]
     line = ["train", "task=classification", f"data.train={rows}", f"run_dir={tmp_path / 'run'}", *words]
     assert main([*line, "optim.batch_size=8"]) == 0
+
+
+def test_no_step_is_a_run_of_the_encoder_as_it_is(tmp_path: Path, root: Path, capsys: pytest.CaptureFixture) -> None:
+    run = tmp_path / "run"
+    files = {key: root / "examples" / f"manual{name}.csv" for key, name in FILES.items()}
+    words = [*(f"data.{key}={file}" for key, file in files.items()), "encoder=minilm", "data.max_length=64"]
+    assert main(["train", "task=retrieval", *words, "trainer=cpu", "trainer.max_steps=0", f"run_dir={run}"]) == 0
+    assert "none (trainer.max_steps=0): the encoder as it is" in capsys.readouterr().out
+    before, after = load_file(resolve("minilm") / "model.safetensors"), load_file(run / "model" / "model.safetensors")
+    assert after.keys() <= before.keys()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in after.items())
+    assert not (run / "checkpoints").exists()
+    # What compares it with a training is there.
+    assert len((run / "per_query.csv").read_text(encoding="utf-8").splitlines()) == 77
+    assert json.loads((run / "metrics.json").read_text(encoding="utf-8"))["test"]["ndcg@10"] > 0.7
