@@ -42,10 +42,14 @@ class Setting:
 
 
 class CollapseWatch:
-    """Sums over the last steps; `begin` before each step, `add` for each micro-batch, `step` after each step."""
+    """Sums over the last steps; `begin` before each step, `add` for each micro-batch, `step` after each step.
 
-    def __init__(self, setting: Setting) -> None:
-        self.setting = setting
+    Args:
+        alarm: False never stops a training.
+    """
+
+    def __init__(self, setting: Setting, alarm: bool = True) -> None:
+        self.setting, self.alarm = setting, alarm
         self.current: Tensor | None = None
         self.window: deque[Tensor] = deque(maxlen=WINDOW)
 
@@ -77,7 +81,8 @@ class CollapseWatch:
         assert self.current is not None
         self.window.append(self.current)
         self.current = None
-        if number < min(max(FIRST, total // 2), LAST) or number % EVERY or len(self.window) < WINDOW:
+        early = number < min(max(FIRST, total // 2), LAST)
+        if not self.alarm or early or number % EVERY or len(self.window) < WINDOW:
             return
         rows = torch.stack(tuple(self.window))
         rows = rows[rows.isfinite().all(1)]  # a step whose loss was no number is told elsewhere
@@ -121,5 +126,5 @@ def describe(setting: Setting, number: int, ratio: float, mean: float, spread: f
     likely = [cause for cause, holds in causes.items() if holds]
     return (
         f"Training stopped at step {number}: {what}. Over the last {WINDOW} steps the loss is {ratio:.3f} times that "
-        f"of a constant. Likely cause: {likely[0]}. Else: {'; '.join(likely[1:])}."
+        f"of a constant. Likely cause: {likely[0]}. Else: {'; '.join(likely[1:])}. task.alarm=false trains on."
     )

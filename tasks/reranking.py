@@ -59,6 +59,7 @@ class Reranking(Task):
         codes: m of the poly-encoder.
         candidates, long, overlap: read by the schema.
         calibrate: platt fits probabilities on the validation rows and writes them into the last layer.
+        alarm: whether a training that learns nothing is stopped (`tasks.collapse`).
 
     Raises:
         ConfigError: for a value that is not allowed.
@@ -94,11 +95,13 @@ class Reranking(Task):
         calibrate: Literal["none", "platt"] = "none",
         long: Literal["head", "window"] = "head",
         overlap: int | Literal["auto"] = "auto",
+        alarm: bool = True,
     ) -> None:
         require("task.kind", kind, kind in KINDS, ", ".join(KINDS))
         require("task.loss", loss, loss in LOSSES, ", ".join(LOSSES))
         require("task.pooling", pooling, pooling in ("auto", "cls", "mean"), "auto, cls or mean")
         require("task.codes", codes, codes >= 1, "1 or more (the paper: 16, 64, 360)")
+        require("task.alarm", alarm, isinstance(alarm, bool), "true or false")
         require("task.calibrate", calibrate, calibrate in ("none", "platt"), "none or platt")
         weight = positive_weight
         fits = weight in (None, "balanced") or (isinstance(weight, (int, float)) and weight > 0)
@@ -118,7 +121,8 @@ class Reranking(Task):
         self.measured: tuple[Tensor, Tensor] | None = None
         self.kept = Kept()
         self.watch = CollapseWatch(
-            Setting(loss, optim.lr if optim else 0.0, schema.positives, schema.negatives, self.positive_weight)
+            Setting(loss, optim.lr if optim else 0.0, schema.positives, schema.negatives, self.positive_weight),
+            alarm,
         )
 
     def forward(self, packed: Packed) -> Tensor:

@@ -186,6 +186,7 @@ def test_a_teacher_is_what_distillation_follows(tiny_encoder: Callable[..., Path
         ({"positive_weight": 0}, "task.positive_weight=0: allowed is null, balanced or a number above 0"),
         ({"positive_weight": 2, "loss": "margin"}, "task.positive_weight=2: allowed is null with task.loss=margin"),
         ({"calibrate": "isotonic"}, "task.calibrate=isotonic: allowed is none or platt"),
+        ({"alarm": "off"}, "task.alarm=off: allowed is true or false"),
         ({"codes": 0}, "task.codes=0: allowed is 1 or more"),
     ],
 )

@@ -59,6 +59,10 @@ def test_a_model_that_learned_a_little_is_left_alone(signal: float, noise: float
     run(CollapseWatch(setting()), signal, noise)
 
 
+def test_an_alarm_that_is_off_stops_nothing() -> None:
+    run(CollapseWatch(setting(), alarm=False), signal=0.0, noise=0.0)
+
+
 def test_short_trainings_are_left_alone() -> None:
     run(CollapseWatch(setting()), signal=0.0, noise=0.0, steps=FIRST - 1)
 
@@ -147,17 +151,17 @@ class Tight(Reranking):
 def test_a_step_that_is_begun_again_counts_once(tiny_encoder: Callable[..., Path]) -> None:
     columns = {"query": ["refund please"] * 3 + ["map"] * 3, "document": ["money back", "good", "bad"] * 2}
     table = Table("rows.csv", columns | {"label": [1, 0, 0, 0, 1, 0]}, list(range(2, 8)))
-    seen = []
+    seen, base = [], tiny_encoder("bert")  # made here: that sets the seed
     for room in (10**9, 15):
         torch.manual_seed(3)
         schema = RerankingSchema.fit(table, {}, {}, 60)
-        task = Tight(load_encoder(tiny_encoder("bert"), dropout=0.0), schema, Optim(lr=1e-4), head_dropout=0.0).train()
+        task = Tight(load_encoder(base, dropout=0.0), schema, Optim(lr=1e-4), head_dropout=0.0).train()
         task.room = room
         trainer = L.Trainer(
             max_steps=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
             enable_model_summary=False, use_distributed_sampler=False, limit_val_batches=0,
         )  # fmt: skip
-        trainer.fit(task, DataModule({"train": schema.examples(table, load_tokenizer(tiny_encoder("bert")))}, 6, 99, 0))
+        trainer.fit(task, DataModule({"train": schema.examples(table, load_tokenizer(base))}, 6, 99, 0))
         seen.append((task.memory.budget, list(task.watch.window)))
     (free, (once,)), (tight, (again,)) = seen
     assert free is None
