@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,9 @@ from sklearn import metrics as oracle
 from torch import Tensor
 
 from modernbert.errors import BackendError, ConfigError, DataError
+from modernbert.weights import load_encoder
+from tasks.classification import Classification, ClassificationSchema
+from tasks.data.readers import Table
 from tasks.metrics import MultilabelReport
 from tasks.metrics.histogram import THRESHOLD_LIMIT, best_threshold
 
@@ -159,3 +164,22 @@ def test_edge_cases() -> None:
         MultilabelReport(["a", "b"], thresholds=[0.5])
     with pytest.raises(BackendError, match=r"\(B, 2\)"):
         MultilabelReport(["a", "b"]).update(torch.zeros(3, 2), torch.zeros(3), torch.arange(3))
+
+
+def test_only_validation_rows_tune_a_run(tiny_encoder: Callable[..., Path]) -> None:
+    table = Table("rows.csv", {"text": ["good", "bad", "map"], "label": ["a", "b", "a;b"]}, [2, 3, 4])
+    schema = ClassificationSchema.fit(table, {"text": "text", "label": "label"}, {}, max_length=16)
+    task = Classification(load_encoder(tiny_encoder("bert")), schema)
+    gold = torch.tensor([[1, 0], [0, 1], [1, 1]] * 5)
+    logits = 2.0 * gold - 3.0  # told apart by -2, while the usual threshold is 0
+
+    def tuned(split: str) -> tuple[float, MultilabelReport]:
+        report = task.new_report(split)
+        report.update(logits, gold, torch.arange(len(gold)))
+        return float(report.compute()["f1_macro_tuned"]), report
+
+    assert tuned("test")[0] == 0.0
+    found, report = tuned("validation")
+    assert found == 1.0
+    task.fit(report)
+    assert tuned("test")[0] == 1.0
