@@ -39,7 +39,7 @@ from tasks.metrics.ranking import HEADLINE, judged, trec_order
 from tasks.retrieval_measure import encoded, qrels_of
 from tasks.run import Run
 from tasks.search.bm25 import Bm25
-from tasks.search.model import embedder_of_run
+from tasks.search.model import open_embedder
 from tasks.search.rerank import Reranker, pair_scores
 from tasks.vectors import Vectors, top_k
 from tasks.verdict import p_value
@@ -68,6 +68,7 @@ class Settings:
     timed: int
     tokens_per_batch: int | str
     device: str
+    precision: str
     threads: int | None
 
     def __post_init__(self) -> None:
@@ -88,10 +89,12 @@ def main(cfg: DictConfig) -> int:
     """Measure quality and latency; returns the exit status."""
     settings = suite.settings_of(Settings, cfg)
     use_threads(settings.threads)
-    is_run = (Path(settings.retriever) / "task.json").is_file()
-    opened = embedder_of_run if is_run else lambda name, device: Embedder.from_encoder(name, device=device)
-    reranker = Reranker(Run.load(settings.reranker, settings.device))
-    system = TwoStage(opened(settings.retriever, settings.device), reranker.run, settings)
+    name = settings.retriever
+    is_run = (Path(name) / "task.json").is_file()
+    run, encoder = (name, {}) if is_run else (None, {"source": name})
+    embedder, _ = open_embedder(run, encoder, settings.device, settings.precision)
+    reranker = Reranker(Run.load(settings.reranker, settings.device, settings.precision))
+    system = TwoStage(embedder, reranker.run, settings)
     metrics = {name: measured(system.collection, found) for name, found in system.rankings().items()}
     latency = system.latency(device_clock(system.embedder.task.device))
     rows = [row(name, metrics, latency[name]) for name in metrics]

@@ -40,7 +40,7 @@ def test_reranks_the_first_and_leaves_the_rest(
     corpus_folder: Path, tiny_encoder: Callable[..., Path], reranker: Path
 ) -> None:
     encoder = str(tiny_encoder("bert"))
-    settings = Settings(encoder, str(reranker), data_of(corpus_folder), [3, 10], 5, 2, "auto", "cpu", None)
+    settings = Settings(encoder, str(reranker), data_of(corpus_folder), [3, 10], 5, 2, "auto", "cpu", "auto", None)
     run = Run.load(reranker, "cpu")
     system = TwoStage(Embedder.from_encoder(encoder, device="cpu"), run, settings)
     found = system.rankings()
@@ -72,7 +72,7 @@ def test_bench_twostage(
     one = rows["retriever, 5 reranked"]
     assert one["difference"]["second"] == pytest.approx(one["ndcg@10"], abs=1e-6)
     assert 0 < one["ms"] <= one["ms_95"]
-    assert main(["bench", "twostage", *words]) == 0
+    assert main(["bench", "twostage", *words, "precision=bf16"]) == 0
     assert "28 queries, 28 documents" in " ".join(capsys.readouterr().out.split())
 
 
