@@ -88,6 +88,7 @@ class Retrieval(Task):
         false_negative_margin: float | None = None,
         focal_gamma: float = 0.0,
         mix_negatives: int = 0,
+        contrast: float = 0.0,
         matryoshka: Sequence[int] | None = None,
         flops_weight: Mapping[str, float] | None = None,
         query_prefix: str = "",
@@ -101,7 +102,7 @@ class Retrieval(Task):
         prices = {"flops_weight": flops_weight} if flops_weight is not None else {}
         objective = Objective(
             kind, schema.kind, loss, temperature, symmetric, false_negative_margin, focal_gamma, mix_negatives,
-            matryoshka, score_range=schema.score_range, **prices,
+            matryoshka, score_range=schema.score_range, contrast=contrast, **prices,
         )  # fmt: skip
         require_head(kind, pooling, projection)
         filled, is_split = schema.query_expansion, schema.split != "none"

@@ -21,7 +21,8 @@ from tasks.step_rows import StepRows
 from tasks.vectors import KINDS, Kind, Vectors, normalise, pairwise, similarity
 
 Loss = Literal["auto", "infonce", "decoupled", "margin_mse", "kl", "cosent", "cosine_mse"]
-TUPLES, SCORED = ("infonce", "decoupled", "margin_mse", "kl"), ("cosent", "cosine_mse")
+DISTILLED = ("margin_mse", "kl")
+TUPLES, SCORED = ("infonce", "decoupled", *DISTILLED), ("cosent", "cosine_mse")
 #: Of cosines, which lie in -1 to 1: 20 times the cosine, as sentence-transformers and most papers have it.
 COSINE_TEMPERATURE = 0.05
 #: Share of the steps over which the price of sparse vectors rises, as the square of the step (Formal et al. 2021,
@@ -57,6 +58,7 @@ class Objective:
     matryoshka: Sequence[int] | None = None
     flops_weight: Mapping[str, float] = field(default_factory=lambda: {"query": 5e-5, "document": 3e-5})
     score_range: tuple[float, float] | None = None
+    contrast: float = 0.0
 
     def __post_init__(self) -> None:
         require("task.kind", self.kind, self.kind in KINDS, f"one of {', '.join(KINDS)}")
@@ -79,6 +81,9 @@ class Objective:
         for key in ("symmetric", "focal_gamma", "mix_negatives"):
             value = getattr(self, key)
             require(f"task.{key}", value, not value or self.name == "infonce", f"off unless {softmax}")
+        require("task.contrast", self.contrast, self.contrast >= 0, "0 (off) or more (usual: 1)")
+        taught, losses = self.name in DISTILLED, " or ".join(DISTILLED)
+        require("task.contrast", self.contrast, taught or not self.contrast, f"0 unless task.loss={losses}")
         dense = self.kind == "dense"
         require("task.mix_negatives", self.mix_negatives, dense or not self.mix_negatives, "0 unless task.kind=dense")
         require("task.matryoshka", self.matryoshka, dense or not self.matryoshka, "null unless task.kind=dense")
@@ -129,8 +134,8 @@ class Objective:
         """
         if self.name in SCORED:
             loss, counts = self.graded(queries, documents, rows), Counts()
-        elif self.name in ("margin_mse", "kl"):
-            loss, counts = self.distilled(queries, documents, rows), Counts()
+        elif self.name in DISTILLED:
+            loss, counts = self.distilled(queries, documents, rows, known)
         else:
             loss, counts = self.ranked(queries, documents, rows, known, generator)
         if self.kind == "sparse":
@@ -144,8 +149,7 @@ class Objective:
     ) -> tuple[Tensor, Counts]:
         """InfoNCE or the decoupled softmax, at every size."""
         found = similarity(queries, documents)
-        same = same_document(rows)
-        relevant = same if known is None else same | known_positives(rows, known.keys, known.documents)
+        same, relevant = relevance(rows, known)
         close = None
         if self.false_negative_margin is not None:
             close = too_close(found, rows.positive, self.false_negative_margin)
@@ -168,21 +172,36 @@ class Objective:
             losses.append(each.mean())
         return torch.stack(losses).mean(), counts
 
-    def distilled(self, queries: Vectors, documents: Vectors, rows: StepRows) -> Tensor:
-        """MarginMSE or the divergence from a teacher's scores, over each row's own documents."""
+    def distilled(
+        self, queries: Vectors, documents: Vectors, rows: StepRows, known: Known | None
+    ) -> tuple[Tensor, Counts]:
+        """MarginMSE or the divergence from a teacher's scores, over each row's own documents.
+
+        These losses do not see how near all other documents come. With `contrast`, InfoNCE over the documents of the
+        other rows holds them off (Santhanam et al. 2022, arXiv:2112.01488).
+        """
         if rows.targets is None:
             raise ConfigError(
                 f"task.loss={self.name} learns from a teacher's scores of each row's documents, and the training rows "
                 "have none: give a column of them, or task.loss=infonce."
             )
         function = contrastive.margin_mse if self.name == "margin_mse" else contrastive.kl
+        ignored, counts = None, Counts()
+        if self.contrast:
+            ignored, counts = masked(rows, *relevance(rows, known), None)
+            there = rows.own >= 0
+            ignored[there.nonzero()[:, 0], rows.own[there]] = True  # of these the teacher speaks
+            ignored.scatter_(1, rows.positive[:, None], False)
         losses = []
         for size in self.sizes():
             first, second = (v if size is None else shortened(v, size) for v in (queries, documents))
-            own = similarity(first, second).gather(1, rows.own.clamp(min=0)) / self.scale
+            scores = similarity(first, second) / self.scale
+            own = scores.gather(1, rows.own.clamp(min=0))
             teacher = rows.targets[:, : own.shape[1]].to(own).masked_fill(rows.own < 0, torch.nan)
             losses.append(function(own, teacher).mean())
-        return torch.stack(losses).mean()
+            if ignored is not None:
+                losses[-1] = losses[-1] + self.contrast * contrastive.info_nce(scores, rows.positive, ignored).mean()
+        return torch.stack(losses).mean(), counts
 
     def graded(self, queries: Vectors, documents: Vectors, rows: StepRows) -> Tensor:
         """CoSENT or the squared error, over pairs with a score."""
@@ -208,6 +227,12 @@ class Objective:
     def sizes(self) -> list[int | None]:
         """The sizes that are trained; None is the whole vector."""
         return [*(self.matryoshka or ()), None]
+
+
+def relevance(rows: StepRows, known: Known | None) -> tuple[Tensor, Tensor]:
+    """(Q, N) of the documents of a step which are the positive's own text, and these with all known as positives."""
+    same = same_document(rows)
+    return same, same if known is None else same | known_positives(rows, known.keys, known.documents)
 
 
 def shortened(vectors: Vectors, size: int) -> Vectors:

@@ -189,6 +189,13 @@ def test_distillation_reads_the_scores_of_each_row(tiny_encoder: MakeEncoder, tm
                 margins = (s[0] - s[1:]) - (t[0] - t[1:])
                 each.append(float(margins.square().mean()) if len(margins) else 0.0)
         assert float(value) == pytest.approx(sum(each) / 3, rel=1e-4)
+        # Beside it each query finds its positive (0, 3 and 5) among the documents of the other rows.
+        task, _ = new_task(tiny_encoder("bert"), table, loss=loss, contrast=2.0)
+        both, counts = task.objective(queries, documents, found, None, torch.Generator())
+        others = [scores[0, [0, 3, 4, 5]], scores[1, [3, 0, 1, 2, 5]], scores[2, [5, 0, 1, 2, 3, 4]]]
+        finding = sum(float(-s.log_softmax(0)[0]) for s in others) / 3
+        assert float(both) == pytest.approx(float(value) + 2 * finding, rel=1e-4)
+        assert counts.pairs > 0
     without = read(tmp_path, ROWS, name="plain")
     task, tokenizer = new_task(tiny_encoder("bert"), without, loss="kl")
     batch = task.schema.examples(without, tokenizer, "train").collate([0, 1])
@@ -295,6 +302,8 @@ def test_sparse_answers_are_words(tiny_encoder: MakeEncoder, tmp_path: Path) -> 
     ("settings", "message"),
     [
         ({"kind": "both"}, "task.kind=both"),
+        ({"contrast": 1.0}, "task.contrast=1.0: allowed is 0 unless task.loss=margin_mse or kl"),
+        ({"loss": "kl", "contrast": -1.0}, "task.contrast=-1.0: allowed is 0 (off) or more"),
         ({"loss": "cosent"}, "task.loss=cosent: allowed is auto or infonce, decoupled, margin_mse, kl"),
         ({"temperature": 0}, "task.temperature=0"),
         ({"focal_gamma": -1.0}, "task.focal_gamma=-1.0"),
