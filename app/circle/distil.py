@@ -32,9 +32,12 @@ from tasks.search.known import plain
 from tasks.search.mine import Mined, Mining, mine
 from tasks.search.rerank import Reranker
 
-LOSSES = ("margin_mse", "kl")
+LOSSES = ("kl", "margin_mse")
 #: Documents beside the positive that a row shows in a step; a row with more shows them in turn.
 NEGATIVES = 7
+#: Weight of finding the positive among the documents of other rows. The scores are of near documents alone: without
+#: it a retriever forgets to keep the rest away (docs/circle.md has what that cost).
+CONTRAST = 1.0
 #: Columns of a row that `mine` looks at.
 LOOKED_AT = ("query_id", "query", "positive_id", "positive", "positive_key")
 
@@ -66,9 +69,8 @@ def distil(shop: Workshop) -> Outcome:
         "pairs.jsonl", "choosing pairs, scored by the cross-encoder", told, [*sources, searcher, teacher],
         lambda: scored_pairs(shop, searcher, teacher),
     )  # fmt: skip
-    runs["distilled"] = shop.train(
-        "distilled", "retrieval", pairs, {"task.loss": settings["loss"], "task.negatives": NEGATIVES}
-    )
+    learning = {"task.loss": settings["loss"], "task.negatives": NEGATIVES, "task.contrast": CONTRAST}
+    runs["distilled"] = shop.train("distilled", "retrieval", pairs, learning)
     found = {name: shop.measure(run) for name, run in runs.items()}
     metrics = "ndcg@10", "mrr@10", "recall@100"
     beside = {"BM25": {name: found["as it is"][f"bm25_{name}"] for name in metrics}}
