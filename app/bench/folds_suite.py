@@ -126,15 +126,10 @@ def table(found: Sequence[dict[str, Any]]) -> Drawn:
     """A line a fold, then the mean and the standard deviation."""
     told = summary(found)
     columns = ["fold", "rows", "CPU s", *told]
-    lines = [
-        [
-            str(run["fold"]),
-            f"{run['rows']:,}",
-            f"{run['cpu_seconds']:.1f}",
-            *(f"{v:.4f}" for v in run["quality"].values()),
-        ]
-        for run in found
-    ]
+    lines = []
+    for run in found:
+        values = [f"{run['quality'][name]:.4f}" for name in told]
+        lines.append([str(run["fold"]), f"{run['rows']:,}", f"{run['cpu_seconds']:.1f}", *values])
     for name in ("mean", "deviation"):
         lines.append([name, "", "", *(f"{one[name]:.4f}" for one in told.values())])
     return console.table(columns, lines, right=columns[1:])

@@ -11,7 +11,7 @@ import forked
 import pytest
 
 from app import cli
-from app.bench import child
+from app.bench import child, folds_suite
 
 ROWS = [(f"the parcel {n} is {label}", label) for n in range(20) for label in ("good", "bad")]
 
@@ -48,6 +48,14 @@ def test_each_row_is_tested_once_and_by_a_training_without_it(
     accuracies = [fold["quality"]["accuracy"] for fold in found["folds"]]
     assert found["summary"]["accuracy"]["mean"] == pytest.approx(sum(accuracies) / 4)
     assert found["summary"]["accuracy"]["mean"] > 0.9  # the label stands in the text
+
+
+def test_a_metric_that_a_fold_has_not_is_left_out() -> None:
+    qualities = [{"accuracy": 0.5, "roc_auc": None}, {"accuracy": 1.0, "roc_auc": 0.7}]
+    found = [{"fold": i, "rows": 10, "cpu_seconds": 1.0, "quality": one} for i, one in enumerate(qualities, 1)]
+    assert [str(column.header) for column in folds_suite.table(found).columns] == ["fold", "rows", "CPU s", "accuracy"]
+    assert folds_suite.summary(found)["accuracy"]["mean"] == 0.75
+    assert folds_suite.scores(qualities[0]) == "accuracy 0.5000"
 
 
 @pytest.mark.parametrize(
