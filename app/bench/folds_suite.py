@@ -111,7 +111,7 @@ def summary(found: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
     weights = [run["rows"] for run in found]
     told = {}
     for name in found[0]["quality"]:
-        values = [run["quality"][name] for run in found]
+        values = [run["quality"].get(name) for run in found]
         if None not in values:  # as the area under a curve is where a fold has one class
             told[name] = {"mean": statistics.fmean(values, weights), "deviation": statistics.stdev(values)}
     return told
