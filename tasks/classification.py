@@ -42,7 +42,7 @@ class Classification(Task):
     Args:
         encoder, schema, optim: the parts; `optim` is None where a saved run is loaded.
         name: of the task, as in task=<name>.
-        kind, separator, long, overlap: read by the schema (see `tasks.labels.fit_labels`, `tasks.text_schema`).
+        kind, separator, long, overlap, windows: read by the schema (see `tasks.labels`, `tasks.text_schema`).
         pooling: auto (the checkpoint's own), cls or mean.
         head_dropout: None takes the checkpoint's.
         loss: cross_entropy, or focal (Lin et al. 2017) for hard, imbalanced sets.
@@ -76,6 +76,7 @@ class Classification(Task):
         class_weights: Literal["balanced"] | Mapping[str, float] | None = None,
         long: str = "head",
         overlap: int | Literal["auto"] = "auto",
+        windows: int | None = None,
         merging: Merging = "mean",
     ) -> None:
         require("task.loss", loss, loss in ("cross_entropy", "focal"), "cross_entropy or focal")

@@ -36,6 +36,7 @@ class ClassificationSchema:
     """What the rows mean: columns by role, the labels with their training counts, the length limit in tokens.
 
     `long` says what of a longer text is read: a part, all of it in windows that share `overlap` tokens, or an error.
+    Training reads `windows` of them an epoch, None for all.
     """
 
     columns: Mapping[str, Any]
@@ -45,6 +46,7 @@ class ClassificationSchema:
     long: Long = "head"
     overlap: int = 0
     merging: Merging = "mean"
+    windows: int | None = None
 
     roles = (
         Role("text", TEXT, required=True, for_prediction=True, help="what to classify"),
@@ -87,7 +89,11 @@ class ClassificationSchema:
             raise ConfigError(f"task.long={long} is for single texts: allowed with pairs is head, tail or error.")
         overlap = window_overlap(settings.get("overlap", "auto"), max_length) if long == "window" else 0
         named = {name: counts[name] for name in labels.names}
-        return cls(dict(columns), labels, max_length, named, long, overlap, merging)
+        windows = settings.get("windows")
+        require("task.windows", windows, windows is None or _is_count(windows), "null, or a whole number from 1")
+        if windows is not None and long != "window":
+            raise ConfigError(f"task.windows={windows} is for texts in windows: set task.long=window, or leave it out.")
+        return cls(dict(columns), labels, max_length, named, long, overlap, merging, windows)
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -194,7 +200,7 @@ class ClassificationSchema:
             targets = torch.from_numpy(self.labels.targets(label_cells(table, self.columns["label"])))
         if self.long == "window":
             windows = tokenise_windows(tokenizer, first, self.max_length, self.overlap, cache_dir, progress)
-            return WindowExamples(*windows, self.merging, targets)
+            return WindowExamples(*windows, self.merging, targets, self.windows if use == "train" else None)
         keep: Keep = "head" if self.long == "error" else self.long
         tokens = tokenise(tokenizer, first, pair[0] if pair else None, self.max_length, cache_dir, progress, keep)
         if self.long == "error" and use == "predict" and tokens.cut:
@@ -204,6 +210,10 @@ class ClassificationSchema:
                 f"texts of more than {self.max_length:,} (task.long=error): shorten it, or leave it out."
             )
         return TextExamples(tokens, targets)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def label_cells(table: Table, column: str | Sequence[str]) -> list[Any]:

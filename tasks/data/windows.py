@@ -72,18 +72,30 @@ class WindowExamples:
         tokens, starts: from `tasks.data.tokenise.tokenise_windows`.
         merging: how the windows of a text answer together.
         targets: (N,) or (N, L), None for prediction.
+        most: of a text with more windows than that show so many, the next ones each epoch (see `set_epoch`).
 
     Raises:
         DataError: another number of targets than of texts.
     """
 
-    def __init__(self, tokens: Tokens, starts: IntArray, merging: Merging, targets: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        tokens: Tokens,
+        starts: IntArray,
+        merging: Merging,
+        targets: Tensor | None = None,
+        most: int | None = None,
+    ) -> None:
         count = len(starts) - 1
         if targets is not None and len(targets) != count:
             raise DataError(f"{count} texts but {len(targets)} targets: give one target for each text")
         self.starts, self.merging, self.targets = starts, merging, targets
-        self.windows = TextExamples(tokens)
-        self.lengths: npt.NDArray[np.int32] = np.diff(tokens.offsets[starts]).astype(np.int32)
+        self.windows, self.epoch = TextExamples(tokens), 0
+        counts = np.diff(starts)
+        self.shown = counts if most is None else counts.clip(max=most)
+        # All windows of a text are equally long, so those that are shown always make up the same share of it.
+        whole = np.diff(tokens.offsets[starts])
+        self.lengths: npt.NDArray[np.int32] = (whole * self.shown // counts.clip(min=1)).astype(np.int32)
         self.max_seqlen = int(tokens.lengths.max(initial=0))  # tokens of a window
         self.cut: npt.NDArray[np.bool_] = np.zeros(count, dtype=bool)  # windows leave nothing out
 
@@ -95,12 +107,20 @@ class WindowExamples:
         """How many texts take more than one window."""
         return int((np.diff(self.starts) > 1).sum())
 
+    def set_epoch(self, epoch: int) -> None:
+        """Show the windows of this epoch, of texts that do not show all of theirs."""
+        self.epoch = epoch
+
     def collate(self, indices: Indices) -> WindowBatch:
         """The texts at `indices`, in that order."""
         index = np.asarray(indices, dtype=np.int64)
-        counts = self.starts[index + 1] - self.starts[index]
-        borders = torch.from_numpy(np.concatenate([[0], np.cumsum(counts)]))
-        packed = self.windows.collate(ranges(self.starts[index], counts)).packed
+        first, counts, shown = self.starts[index], np.diff(self.starts)[index], self.shown[index]
+        borders = torch.from_numpy(np.concatenate([[0], np.cumsum(shown)]))
+        # A text shows its windows in turn, round and round. It begins at the one of its own number, or the first epoch
+        # would be of nothing but beginnings.
+        turn = np.where(shown < counts, index + self.epoch * shown, 0)
+        places = ranges(turn, shown) % np.repeat(counts, shown)
+        packed = self.windows.collate(np.repeat(first, shown) + places).packed
         number = torch.from_numpy(index)
         targets = None if self.targets is None else self.targets[number]
         return WindowBatch(packed, targets, number, borders, self.merging)

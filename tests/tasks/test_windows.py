@@ -96,6 +96,30 @@ def test_windows_answer_together(tiny_encoder: Callable[..., Path], merging: Any
     assert all(p.grad is not None for p in ([] if task.attention is None else task.attention.parameters()))
 
 
+def test_a_training_may_read_some_windows_an_epoch_in_turn(tiny_encoder: Callable[..., Path]) -> None:
+    task, tokenizer = fitted(tiny_encoder("bert"), long="window", overlap=3, windows=3)
+    every = WindowExamples(*tokenise_windows(tokenizer, TEXTS, LIMIT, 3), "mean")
+    examples = task.schema.examples(table(), tokenizer)
+    assert examples.lengths.tolist() == [36, 3, 24, 36]
+    assert task.schema.examples(table(), tokenizer, "evaluate").lengths.tolist() == every.lengths.tolist()
+    whole = every.collate([0]).packed.input_ids.view(4, LIMIT)
+    seen = []
+    for epoch in range(4):
+        examples.set_epoch(epoch)
+        batch = examples.collate([1, 0, 2])
+        assert batch.cu_windows.tolist() == [0, 1, 4, 6]
+        shown = batch.packed.input_ids[3 : 3 + 36].view(3, LIMIT)
+        seen += [next(i for i in range(4) if torch.equal(whole[i], row)) for row in shown]
+    assert seen == [0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3]
+    examples.set_epoch(0)
+    assert torch.equal(examples.collate([3]).packed.input_ids[:LIMIT], whole[3])  # not all texts begin with their first
+    for wrong in (0, 1.5, True):
+        with pytest.raises(ConfigError, match=r"task.windows=.*: allowed is null, or a whole number from 1"):
+            fitted(tiny_encoder("bert"), long="window", windows=wrong)
+    with pytest.raises(ConfigError, match=r"task.windows=2 is for texts in windows: set task.long=window"):
+        fitted(tiny_encoder("bert"), windows=2)
+
+
 def test_learned_weights_are_saved_and_trained(tiny_encoder: Callable[..., Path]) -> None:
     task, _ = fitted(tiny_encoder("bert"), long="window", merging="attention")
     assert not task.attention.weight.any()
