@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +18,32 @@ from app.summary import summarise
 from tasks import run as runs
 from tasks.base import Task
 from tasks.card import write_card
-from tasks.data.module import Prepared
+from tasks.data.module import DataSettings, Prepared
 from tasks.evaluation import evaluate, learning_curves
 
 
-def finish(
-    cfg: DictConfig,
-    folder: Path,
-    task: Task,
-    prepared: Prepared,
-    base: Path,
-    budget: int,
-    made: Mapping[str, Any],
-) -> None:
-    """Scores with intervals, the saved run, its card and the summary."""
-    reports = score(task, prepared, folder, budget)
-    facts = gather_facts(cfg, prepared, task, made)
-    runs.save_run(folder, task, base, task_settings(cfg), facts)
+@dataclass(frozen=True)
+class Plan:
+    """What a run is made of beside its task: settings, rows, base weights, its folder, and where they came from."""
+
+    cfg: DictConfig
+    settings: DataSettings
+    prepared: Prepared
+    base: Path
+    folder: Path
+    made: Mapping[str, Any]
+
+
+def finish(plan: Plan, task: Task, training: Mapping[str, Any]) -> None:
+    """Scores with intervals, the saved run, its card and the summary.
+
+    Args:
+        training: what it took, for task.json.
+    """
+    folder = plan.folder
+    reports = score(task, plan.prepared, folder, plan.settings.budget(task.device.type))
+    facts = gather_facts(plan.cfg, plan.prepared, task, {**plan.made, "training": training})
+    runs.save_run(folder, task, plan.base, task_settings(plan.cfg), facts)
     metrics = {split: report.compute() for split, report in reports.items()}
     runs.write_json(folder / "metrics.json", metrics)
     learning_curves(task, folder)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from app.checkpoint_files import FOLDER, checkpoints, last_good
 from app.compose import plain
 from app.doctor import Doctor
 from app.failures import OK, STOPPED, TRY_AGAIN
-from app.finish import finish
+from app.finish import Plan, finish
 from app.progress import tracking
 from app.rundir import new_run_dir
 from app.runtime import runs_on
@@ -70,12 +69,13 @@ def train(cfg: DictConfig, signals: Signals, origin_of: Path | None) -> int:
     task = new_task(cfg, base, prepared)
     task.numbers = numbers(cfg.trainer.on_nan, prepared)
     folder, made = begin(cfg, base, prepared, origin_of or (Path(cfg.resume) if cfg.resume else None))
+    plan = Plan(cfg, settings, prepared, base, folder, made)
     if cfg.trainer.max_steps == 0:
         if is_first():
-            save_as_it_is(cfg, folder, task, prepared, base, made, settings)
+            save_as_it_is(plan, task)
         return OK
     try:
-        learn_and_save(cfg, folder, task, prepared, base, made, settings, signals)
+        learn_and_save(plan, task, signals)
     except Stopped as stop:
         return stopped(stop, folder)
     return OK
@@ -118,17 +118,9 @@ def create(cfg: DictConfig) -> Path:
         return folder
 
 
-def learn_and_save(
-    cfg: DictConfig,
-    folder: Path,
-    task: Task,
-    prepared: Prepared,
-    base: Path,
-    made: Mapping[str, Any],
-    settings: DataSettings,
-    signals: Signals,
-) -> None:
+def learn_and_save(plan: Plan, task: Task, signals: Signals) -> None:
     """Train, from the last checkpoint of a resumed run; then score, save and tell."""
+    cfg, folder, prepared = plan.cfg, plan.folder, plan.prepared
     start = last_good(folder / FOLDER) if cfg.resume is not None else None
     about = state.read_about(start) if start else {}
     if cfg.resume is not None:
@@ -137,13 +129,13 @@ def learn_and_save(
     trainer = build_trainer(cfg, task, folder, "validation" in prepared.examples, signals, resumed_at)
     if trainer.is_global_zero:
         console.note(runs_on(task.encoder, trainer.strategy.root_device, str(trainer.precision)))
-    budget = settings.budget(trainer.strategy.root_device.type)
     if start and about.get("finished"):
         held = state.read(start)
         task.on_load_checkpoint(held)
         training, best = held["training"], folder / FOLDER / about["best"] if about["best"] else None
         learned = held.get("weights")
     else:
+        budget = plan.settings.budget(trainer.strategy.root_device.type)
         data = DataModule(prepared.examples, cfg.optim.batch_size, budget, cfg.seed, task.encoder.config)
         make_room(cfg, task, data, trainer)
         fit(trainer, task, data, start, folder)
@@ -154,7 +146,7 @@ def learn_and_save(
         if isinstance(trainer.strategy, Sharded):
             # What this process has of the weights is a part: the whole ones go into a task like that of before.
             held = checkpoints_of(trainer).ended
-            task, learned = new_task(cfg, base, prepared), held.get("weights")
+            task, learned = new_task(cfg, plan.base, prepared), held.get("weights")
             task.on_load_checkpoint(held)
     if best is not None:
         learned = state.read(best)["state_dict"]
@@ -162,23 +154,14 @@ def learn_and_save(
         task.load_state_dict(learned)
     task.to(trainer.strategy.root_device)
     task.autocast = runs.choose_precision("auto", task.device.type)
-    finish(cfg, folder, task, prepared, base, budget, {**made, "training": training})
+    finish(plan, task, training)
 
 
-def save_as_it_is(
-    cfg: DictConfig,
-    folder: Path,
-    task: Task,
-    prepared: Prepared,
-    base: Path,
-    made: Mapping[str, Any],
-    settings: DataSettings,
-) -> None:
+def save_as_it_is(plan: Plan, task: Task) -> None:
     """A run of what a training would begin with (`trainer.max_steps=0`): what it gains is measured against this."""
-    task.to(runs.choose_device("cpu" if cfg.trainer.accelerator == "cpu" else "auto"))
+    task.to(runs.choose_device("cpu" if plan.cfg.trainer.accelerator == "cpu" else "auto"))
     task.autocast = runs.choose_precision("auto", task.device.type)
-    nothing = {"epochs": 0, "steps": 0, "tokens": 0, "seconds": 0.0, "cpu_seconds": 0.0}
-    finish(cfg, folder, task, prepared, base, settings.budget(task.device.type), {**made, "training": nothing})
+    finish(plan, task, {"epochs": 0, "steps": 0, "tokens": 0, "seconds": 0.0, "cpu_seconds": 0.0})
 
 
 def make_room(cfg: DictConfig, task: Task, data: DataModule, trainer: L.Trainer) -> None:
