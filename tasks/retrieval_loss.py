@@ -189,9 +189,7 @@ class Objective:
         ignored, counts = None, Counts()
         if self.contrast:
             ignored, counts = masked(rows, *relevance(rows, known), None)
-            there = rows.own >= 0
-            ignored[there.nonzero()[:, 0], rows.own[there]] = True  # of these the teacher speaks
-            ignored.scatter_(1, rows.positive[:, None], False)
+            ignored = (ignored | rows.listed()).scatter(1, rows.positive[:, None], False)  # of these the teacher speaks
         losses = []
         for size in self.sizes():
             first, second = (v if size is None else shortened(v, size) for v in (queries, documents))

@@ -39,6 +39,14 @@ class StepRows:
         """(Q,) the column of each row's positive."""
         return self.own[:, 0]
 
+    def listed(self) -> Tensor:
+        """(Q, N) bool: documents whose text is among those of the row, wherever in the step they stand."""
+        own = torch.where(self.own < 0, -1, self.document_text[self.own.clamp(min=0)])
+        found = torch.zeros(len(own), len(self.document_text), dtype=torch.bool, device=own.device)
+        for column in own.T:  # a row has few documents, and (Q, N, n) at once may be large
+            found |= column[:, None] == self.document_text
+        return found
+
 
 def join(step: Sequence[TupleBatch], vectors: Sequence[Vectors]) -> tuple[Vectors, Vectors, StepRows]:
     """The queries, the documents and the rows of the micro-batches of a step.

@@ -26,6 +26,14 @@ def test_same_text_and_same_document() -> None:
     ]
 
 
+def test_documents_of_the_row_are_found_wherever_they_stand() -> None:
+    assert rows().listed().tolist() == [
+        [True, False, True, True, False],  # the third document has the text of the first
+        [False, True, False, False, True],
+        [True, False, True, False, False],  # what fills up a short row is no document
+    ]
+
+
 def test_known_positives_are_found_by_text() -> None:
     documents = 10
     known = torch.tensor([2 * documents + 7, 2 * documents + 9, 3 * documents + 5, 4 * documents + 5])

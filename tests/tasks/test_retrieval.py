@@ -196,6 +196,12 @@ def test_distillation_reads_the_scores_of_each_row(tiny_encoder: MakeEncoder, tm
         finding = sum(float(-s.log_softmax(0)[0]) for s in others) / 3
         assert float(both) == pytest.approx(float(value) + 2 * finding, rel=1e-4)
         assert counts.pairs > 0
+        # A document that two rows list (the second of each of the first two) is a negative of neither.
+        found.document_text[4] = found.document_text[1]
+        both, _ = task.objective(queries, documents, found, None, torch.Generator())
+        others = [scores[0, [0, 3, 5]], scores[1, [3, 0, 2, 5]], scores[2, [5, 0, 1, 2, 3, 4]]]
+        finding = sum(float(-s.log_softmax(0)[0]) for s in others) / 3
+        assert float(both) == pytest.approx(float(value) + 2 * finding, rel=1e-4)
     without = read(tmp_path, ROWS, name="plain")
     task, tokenizer = new_task(tiny_encoder("bert"), without, loss="kl")
     batch = task.schema.examples(without, tokenizer, "train").collate([0, 1])
