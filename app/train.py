@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -216,6 +217,16 @@ def stopped(stop: Stopped, folder: Path) -> int:
     return STOPPED if stop.number == signal.SIGINT else TRY_AGAIN
 
 
+def require_head(task: Task, found: Sequence[str], source: str) -> None:
+    """Refuse to save a reranker that nobody has trained: its checkpoint must bring the whole head."""
+    if missing := [name for name in task.head.state_dict() if name not in found]:
+        raise ConfigError(
+            f"trainer.max_steps=0: {source} is no published cross-encoder (it has no tensor {missing[0]!r} of the "
+            "right shape), and a head that has not learned tells nothing. Name one, such as "
+            "encoder.source=cross-encoder/ms-marco-MiniLM-L6-v2, or leave trainer.max_steps out."
+        )
+
+
 def numbers(on_nan: str, prepared: Prepared) -> Numbers:
     """What to do about a loss that is no number, with the rows of the file by which to name the examples."""
     table, examples = prepared.tables["train"], prepared.examples["train"]
@@ -248,7 +259,9 @@ def new_task(cfg: DictConfig, base: Path, prepared: Prepared) -> Task:
     require("optim.name", cfg.optim.name, cfg.optim.name == "adamw", "adamw")
     optim = Optim(**{key: value for key, value in plain(cfg.optim).items() if key not in ("name", "batch_size")})
     task = build_task(cfg, encoder=encoder, schema=prepared.schema, optim=optim)
-    task.load_head(weights.read_tensors(base))
+    found = task.load_head(weights.read_tensors(base))
+    if cfg.trainer.max_steps == 0 and task.name == "reranking":
+        require_head(task, found, cfg.encoder.source)
     task.read_modules(base)
     if not any(parameter.requires_grad for parameter in task.parameters()):
         raise ConfigError("encoder.frozen=true leaves nothing to learn: this task has no head of its own to train.")

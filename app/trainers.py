@@ -71,8 +71,9 @@ PRECISIONS = ("auto", "32", "bf16-mixed", "16-mixed")
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 
 
-#: Tasks whose encoders answer before they have learned: trainer.max_steps=0 measures them as they are.
-READY = ("retrieval",)
+#: Tasks that answer without a training of ours, so that trainer.max_steps=0 makes a run of what was published: encoders
+#: compare vectors as they are, and a reranker may bring its head (`app.train.require_head`).
+READY = ("retrieval", "reranking")
 
 
 def require_settings(trainer: DictConfig, task: str) -> None:

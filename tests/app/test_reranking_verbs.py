@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import AutoModelForSequenceClassification
 
 from app.cli import main
 from tasks.data.readers import Table
+from tasks.data.tokenise import load_tokenizer
 from tasks.run import Run
 
 WORDS = ("order", "parcel", "money", "app", "map", "shoes", "refund", "password")
@@ -96,6 +100,36 @@ def test_from_rows_to_scores(
 
     table = Table("x", {"query": ["shoes", "shoes"], "document": ["the map is good", "bad"]}, [1, 2])
     assert all(0 <= score.value <= 1 for score in Run.load(run).outputs(table))
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "modernbert"])
+def test_a_published_cross_encoder_is_a_run_without_training(
+    tiny_encoder: Callable[..., Path], files: Path, tmp_path: Path, family: str
+) -> None:
+    published, base = tmp_path / "published", tiny_encoder(family)
+    torch.manual_seed(1)
+    theirs = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1)
+    theirs.save_pretrained(published)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(base / name, published)
+    run = tmp_path / "run"
+    assert train(published, files, run, "trainer.max_steps=0") == 0
+    queries, documents = ["where is my order", "refund"], ["the parcel is good again", "the map is bad again"]
+    given = load_tokenizer(published)(queries, documents, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        expected = theirs.eval()(**given).logits.sigmoid().flatten().tolist()
+    table = Table("x", {"query": queries, "document": documents}, [1, 2])
+    assert [score.value for score in Run.load(run).outputs(table)] == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["cross", "poly"])
+def test_a_reranker_that_nobody_has_trained_is_refused(
+    tiny_encoder: Callable[..., Path], files: Path, tmp_path: Path, capsys: pytest.CaptureFixture, kind: str
+) -> None:
+    assert train(tiny_encoder("bert"), files, tmp_path / "run", "trainer.max_steps=0", f"task.kind={kind}") == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert "is no published cross-encoder (it has no tensor" in told
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
