@@ -70,24 +70,28 @@ def parted(shop: Workshop, mined: Path) -> tuple[Path, Path]:
 def judged(shop: Workshop, student: Path, teacher: Path) -> str:
     """Compare the two on labelled queries that the cross-encoder was not trained on here; returns what came out.
 
-    Each ranks the positive among the documents that BM25 and the retriever put first; ties count against it.
+    They are those of data.validation, else some of data.train. Each ranks the positive among the documents that BM25
+    and the retriever put first; ties count against it.
 
     Raises:
         ConfigError: the cross-encoder ranks no better.
     """
     settings, data = shop.settings, shop.data
-    if not data["train"]:
-        return "Without labelled queries nobody has judged the cross-encoder: see that it is better than the retriever."
+    source = data["validation"] or data["train"]
+    if not source:
+        return "Without labelled queries (data.validation) nobody has judged the cross-encoder: see that it is better."
 
     def work(place: Path) -> None:
-        table = mining.read_rows(data)
-        held = held_out(table.columns["query_id"], settings["seed"])
+        table = mining.read_rows({**data, "train": source})
+        names = table.columns["query_id"]
+        held = set(list(dict.fromkeys(names))[:MOST]) if data["validation"] else held_out(names, settings["seed"])
         rows = table.select([i for i, name in enumerate(table.columns["query_id"]) if name in held])
         first, second = reciprocal_ranks(rows, student, teacher, shop)
         write_json(place, {"rows": len(first)} | (vars(paired(first, second)) if len(first) else {}))
 
     told = {key: settings[key] for key in ("engine", "depth", "seed")} | {"columns": data["columns"]}
-    sources = [source for source in (data["train"], data["corpus"], student, teacher) if source]
+    told["all"] = bool(data["validation"])
+    sources = [source, *([data["corpus"]] if data["corpus"] else []), student, teacher]
     found = json.loads(
         shop.stages.run("teacher.json", "judging the cross-encoder", told, sources, work).read_text("utf-8")
     )
@@ -104,6 +108,8 @@ def judged(shop: Workshop, student: Path, teacher: Path) -> str:
             "reranker=<run>. Stages that are done are kept."
         )
     unsure = "" if one.p_value < LEVEL else " That may be chance: the rows are few."
+    if settings["reranker"] and not data["validation"]:
+        unsure += " If it has learned from these queries, that says too much for it: give others as data.validation."
     return f"On held-out queries the cross-encoder ranks better than the retriever as it is ({told_apart}).{unsure}"
 
 

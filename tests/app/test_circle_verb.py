@@ -224,6 +224,13 @@ def test_distil(corpus_folder: Path, zero_shot: str, tmp_path: Path, capsys: pyt
     assert "reranking.trainer.max_epochs=" in told
     assert json.loads((folder / "teacher.json").read_text())["difference"] < 0
 
+    # A given one may know the queries of data.train. Those of data.validation judge it in their place, all of them.
+    words += [f"reranker={folder / 'reranker'}", f"run_dir={folder}"]
+    for judges, rows_of, doubt in (([], 7, True), ([f"data.validation={corpus_folder / 'questions.csv'}"], 28, False)):
+        assert main(["circle", "recipe=distil", *words, *judges]) == 0
+        assert ("give others as data.validation" in said(capsys)) == doubt
+        assert json.loads((folder / "teacher.json").read_text())["rows"] == rows_of
+
 
 @pytest.mark.slow
 def test_distil_of_a_given_reranker_without_labels(
