@@ -162,7 +162,7 @@ class Bench:
         if cell.long is not None:
             found.append(f"data.max_length={min(cell.long, side.positions)}")
             if side.positions < cell.long:  # it reads the whole text too, a window at a time
-                found += ["task.long=window", "task.merging=mean"]
+                found += ["task.long=window", "task.merging=mean", "task.windows=1"]
         return found if cell.untrained else [*found, *(word(key, value) for key, value in flat(self.train))]
 
     def place(self, name: str, side: Side, settings: Sequence[str]) -> Path:
