@@ -51,6 +51,12 @@ WARNINGS: tuple[tuple[str, type[Warning], str, str], ...] = (
         r"tasks\.",
         "torch says so at the first sparse matrix; ours are made by torch itself or from checked ends",
     ),
+    (
+        r"Couldn't find ff\w+ or av\w+",
+        RuntimeWarning,
+        r"pydub\.",
+        "gradio brings it for sound, and the page has none",
+    ),
 )
 
 # Logger -> starts of messages to drop. Lightning's chatter: the device is in our summary, the tips advertise,

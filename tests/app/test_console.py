@@ -129,7 +129,8 @@ def test_build_task_refuses_other_targets(target: str | None) -> None:
 def test_quiet_is_precise() -> None:
     logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     before = list(logger.filters)
-    with warnings.catch_warnings(record=True):
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
         quiet.silence()
         quiet.silence()
         assert len(logger.filters) <= len(before) + 1
@@ -137,6 +138,10 @@ def test_quiet_is_precise() -> None:
         other = logging.LogRecord("x", logging.INFO, "", 0, "Metric val_loss improved", (), None)
         assert not logger.filter(record)
         assert logger.filter(other)
+        # The page is imported beside other threads, whose own catching of warnings may undo gradio's.
+        for text in ("Couldn't find ffmpeg or avconv - defaulting to ffmpeg, but may not work", "the file is broken"):
+            warnings.warn_explicit(text, RuntimeWarning, "utils.py", 170, module="pydub.utils")
+    assert [str(warning.message) for warning in heard] == ["the file is broken"]
 
 
 def test_silenced_messages_are_still_said_by_the_libraries() -> None:
