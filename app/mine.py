@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from omegaconf import DictConfig
 
@@ -65,10 +65,10 @@ def main(cfg: DictConfig) -> int:
     return 0
 
 
-def read_rows(data: Mapping[str, Any]) -> RankingTable:
-    """The rows, those that cannot be used told by the doctor."""
+def read_rows(data: Mapping[str, Any], split: Literal["train", "validation"] = "train") -> RankingTable:
+    """The rows of data.<split>, those that cannot be used told by the doctor."""
     report = Report()
-    table = read_tuples(data["train"], data["columns"], report, "train", data["corpus"])
+    table = read_tuples(data[split], data["columns"], report, split, data["corpus"])
     Doctor().show(report)
     for note in table.notes:
         if "guessed" in note:  # others speak of validation

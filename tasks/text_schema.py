@@ -93,6 +93,8 @@ class ClassificationSchema:
         require("task.windows", windows, windows is None or _is_count(windows), "null, or a whole number from 1")
         if windows is not None and long != "window":
             raise ConfigError(f"task.windows={windows} is for texts in windows: set task.long=window, or leave it out.")
+        if windows == 1 and merging == "attention":
+            raise ConfigError("task.windows=1 leaves task.merging=attention nothing to weigh: give 2 or more, or null.")
         return cls(dict(columns), labels, max_length, named, long, overlap, merging, windows)
 
     def to_json(self) -> dict[str, Any]:

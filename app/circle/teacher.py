@@ -77,21 +77,22 @@ def judged(shop: Workshop, student: Path, teacher: Path) -> str:
         ConfigError: the cross-encoder ranks no better.
     """
     settings, data = shop.settings, shop.data
-    source = data["validation"] or data["train"]
-    if not source:
+    apart = bool(data["validation"])
+    if not apart and not data["train"]:
         return "Without labelled queries (data.validation) nobody has judged the cross-encoder: see that it is better."
 
     def work(place: Path) -> None:
-        table = mining.read_rows({**data, "train": source})
+        table = mining.read_rows(data, "validation" if apart else "train")
         names = table.columns["query_id"]
-        held = set(list(dict.fromkeys(names))[:MOST]) if data["validation"] else held_out(names, settings["seed"])
-        rows = table.select([i for i, name in enumerate(table.columns["query_id"]) if name in held])
+        held = set(list(dict.fromkeys(names))[:MOST]) if apart else held_out(names, settings["seed"])
+        rows = table.select([i for i, name in enumerate(names) if name in held])
         first, second = reciprocal_ranks(rows, student, teacher, shop)
         write_json(place, {"rows": len(first)} | (vars(paired(first, second)) if len(first) else {}))
 
     told = {key: settings[key] for key in ("engine", "depth", "seed")} | {"columns": data["columns"]}
-    told["all"] = bool(data["validation"])
-    sources = [source, *([data["corpus"]] if data["corpus"] else []), student, teacher]
+    told["apart"] = apart
+    files = data["validation"] or data["train"], data["corpus"]
+    sources = [*(file for file in files if file), student, teacher]
     found = json.loads(
         shop.stages.run("teacher.json", "judging the cross-encoder", told, sources, work).read_text("utf-8")
     )
@@ -108,7 +109,7 @@ def judged(shop: Workshop, student: Path, teacher: Path) -> str:
             "reranker=<run>. Stages that are done are kept."
         )
     unsure = "" if one.p_value < LEVEL else " That may be chance: the rows are few."
-    if settings["reranker"] and not data["validation"]:
+    if settings["reranker"] and not apart:
         unsure += " If it has learned from these queries, that says too much for it: give others as data.validation."
     return f"On held-out queries the cross-encoder ranks better than the retriever as it is ({told_apart}).{unsure}"
 

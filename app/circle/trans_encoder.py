@@ -67,7 +67,7 @@ def require(shop: Workshop) -> None:
         raise ConfigError(f"rounds={rounds}: allowed is 1 or more.")
     if not data["train"]:
         raise ConfigError("recipe=trans_encoder needs data.train=<sentence pairs>.")
-    for key in ("queries", "corpus"):
+    for key in ("validation", "queries", "corpus"):
         if data[key]:
             raise ConfigError(f"data.{key}={data[key]}: recipe=trans_encoder has sentence pairs alone; leave it out.")
     if shop.settings["reranker"]:

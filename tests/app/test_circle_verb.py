@@ -19,6 +19,7 @@ from app.circle.teacher import held_out, reciprocal
 from app.circle.workshop import flat, word
 from app.cli import main
 from app.compose import compose
+from app.mine import read_rows
 from tasks.data.ranking.rows import RankingTable
 from tasks.run import Run
 from tasks.search.mine import Candidate, Mined
@@ -130,6 +131,7 @@ def test_rows_of_scored_pairs() -> None:
         (["recipe=distil", "device=tpu"], "auto, cpu, cuda"),
         (["recipe=trans_encoder", "rounds=0"], "rounds=0"),
         (["recipe=trans_encoder"], "data.corpus="),
+        (["recipe=trans_encoder", "data.validation=a.csv"], "data.validation=a.csv: recipe=trans_encoder"),
     ],
 )
 def test_mistakes(
@@ -137,6 +139,20 @@ def test_mistakes(
 ) -> None:
     assert main(["circle", *files(corpus_folder), zero_shot, f"run_dir={tmp_path / 'run'}", *given]) == 2
     assert message in said(capsys)
+
+
+def test_of_a_beir_folder_the_judges_are_another_split_than_the_learned_ones(tmp_path: Path) -> None:
+    texts = {"corpus": ("map", "app"), "queries": ("where", "what")}
+    for name, found in texts.items():
+        lines = [json.dumps({"_id": f"{name[0]}{i}", "text": text}) for i, text in enumerate(found)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    (tmp_path / "qrels").mkdir()
+    for i, split in enumerate(("train", "dev")):
+        rows = f"query-id\tcorpus-id\tscore\nq{i}\tc{i}\t1\n"
+        (tmp_path / "qrels" / f"{split}.tsv").write_text(rows, encoding="utf-8")
+    data = {"train": str(tmp_path), "validation": str(tmp_path), "columns": {}, "corpus": None}
+    assert read_rows(data).columns["query"] == ["where"]
+    assert read_rows(data, "validation").columns["query"] == ["what"]
 
 
 def test_sentence_pairs_are_measured_with_scores(

@@ -118,6 +118,8 @@ def test_a_training_may_read_some_windows_an_epoch_in_turn(tiny_encoder: Callabl
             fitted(tiny_encoder("bert"), long="window", windows=wrong)
     with pytest.raises(ConfigError, match=r"task.windows=2 is for texts in windows: set task.long=window"):
         fitted(tiny_encoder("bert"), windows=2)
+    with pytest.raises(ConfigError, match=r"task.windows=1 leaves task.merging=attention nothing to weigh"):
+        fitted(tiny_encoder("bert"), long="window", merging="attention", windows=1)
 
 
 def test_learned_weights_are_saved_and_trained(tiny_encoder: Callable[..., Path]) -> None:
