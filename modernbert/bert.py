@@ -10,14 +10,13 @@ from __future__ import annotations
 import re
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modernbert.attention import Layout, attention, layout_of
 from modernbert.config import EncoderConfig
 from modernbert.even import evened
 from modernbert.inputs import check_dropout, check_pack, run_layer
-from modernbert.kernels import add_layer_norm, dropout, layer_norm
+from modernbert.kernels import add_layer_norm, dropout, layer_norm, linear, linear_gelu
 from modernbert.packing import Packed
 
 # Ours -> Hugging Face, inside a layer; the projections of attention are handled apart.
@@ -176,15 +175,16 @@ class Layer(nn.Module):
 
     def forward(self, hidden: Tensor, layout: Layout, rows: Tensor | None = None) -> Tensor:
         """(T, D) -> (T, D), or (R, D) of `rows`: every token is attended to, these alone go on."""
-        qkv = self.qkv(hidden).view(hidden.shape[0], 3, self.num_heads, -1)
+        qkv = linear(self.qkv, hidden).view(hidden.shape[0], 3, self.num_heads, -1)
         mixed = attention(qkv, layout).flatten(1)
+        del qkv  # three quarters of what the layer would hold until its end
         if rows is not None:
             hidden, mixed = hidden[rows], mixed[rows]
-        update = self.attention_out(mixed)
+        update = linear(self.attention_out, mixed)
         hidden = self._close(hidden, update, self.attention_dropout, self.attention_norm)
-        update = self.mlp_out(F.gelu(self.mlp_in(hidden)))
+        update = linear(self.mlp_out, linear_gelu(self.mlp_in, hidden))
         return self._close(hidden, update, self.mlp_dropout, self.mlp_norm)
 
     def _close(self, hidden: Tensor, update: Tensor, share: float, norm: nn.LayerNorm) -> Tensor:
         update = dropout(update, share, self.training)
-        return add_layer_norm(hidden, update, norm.weight, norm.bias, norm.eps)[1]
+        return add_layer_norm(hidden, update, norm.weight, norm.bias, norm.eps, inplace=True)[1]

@@ -15,7 +15,7 @@ from modernbert.attention import Layout, attention, layout_of
 from modernbert.config import EncoderConfig
 from modernbert.even import evened
 from modernbert.inputs import check_dropout, check_pack, run_layer
-from modernbert.kernels import add_layer_norm, apply_rope, dropout, geglu, layer_norm, pair_order, rope_table
+from modernbert.kernels import add_layer_norm, apply_rope, dropout, geglu, layer_norm, linear, pair_order, rope_table
 from modernbert.packing import Packed
 
 RopeTable = tuple[Tensor, Tensor]  # cos and sin, each (T, d/2)
@@ -65,7 +65,7 @@ class ModernBertEncoder(nn.Module):
             residual, update = run_layer(layer, recompute, residual, update, layout, tables[theta], only)
         assert update is not None  # a configuration has at least one layer
         norm = self.final_norm
-        return add_layer_norm(residual, update, norm.weight, norm.bias, norm.eps)[1][:wanted]
+        return add_layer_norm(residual, update, norm.weight, norm.bias, norm.eps, inplace=True)[1][:wanted]
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -147,10 +147,10 @@ class Layer(nn.Module):
         """
         normed, norm = residual, self.attn_norm
         if norm is not None and update is not None:
-            residual, normed = add_layer_norm(residual, update, norm.weight, norm.bias, norm.eps)
+            residual, normed = add_layer_norm(residual, update, norm.weight, norm.bias, norm.eps, inplace=True)
         update, norm = self.attn(normed, layout, rope, rows), self.mlp_norm
         residual = residual if rows is None else residual[rows]
-        residual, normed = add_layer_norm(residual, update, norm.weight, norm.bias, norm.eps)
+        residual, normed = add_layer_norm(residual, update, norm.weight, norm.bias, norm.eps, inplace=True)
         return residual, self.mlp(normed)
 
 
@@ -167,9 +167,10 @@ class Attention(nn.Module):
 
     def forward(self, hidden: Tensor, layout: Layout, rope: RopeTable, rows: Tensor | None = None) -> Tensor:
         """(T, D) -> (T, D), or (R, D) of `rows`."""
-        qkv = self.Wqkv(hidden).view(hidden.shape[0], 3, self.num_heads, -1)
+        qkv = linear(self.Wqkv, hidden).view(hidden.shape[0], 3, self.num_heads, -1)
         mixed = attention(apply_rope(qkv, *rope), layout, self.window).flatten(1)
-        out = self.Wo(mixed if rows is None else mixed[rows])
+        del qkv  # three quarters of what is held here
+        out = linear(self.Wo, mixed if rows is None else mixed[rows])
         return dropout(out, self.dropout, self.training)
 
 
@@ -184,5 +185,5 @@ class Mlp(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(T, D) -> (T, D)."""
-        gated = geglu(self.Wi(hidden))
-        return self.Wo(dropout(gated, self.dropout, self.training))
+        gated = geglu(linear(self.Wi, hidden), inplace=True)
+        return linear(self.Wo, dropout(gated, self.dropout, self.training))

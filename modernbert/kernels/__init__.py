@@ -10,6 +10,7 @@ from modernbert.kernels.dispatch import report
 from modernbert.kernels.dropout import dropout
 from modernbert.kernels.geglu import geglu
 from modernbert.kernels.layer_norm import add_layer_norm, layer_norm
+from modernbert.kernels.linear import linear, linear_gelu
 from modernbert.kernels.maxsim import maxsim
 from modernbert.kernels.rope import apply_rope, pair_order, rope_table
 
@@ -19,7 +20,9 @@ __all__ = [
     "dropout",
     "geglu",
     "layer_norm",
+    "linear",
     "linear_cross_entropy",
+    "linear_gelu",
     "maxsim",
     "pair_order",
     "report",

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from modernbert.errors import BackendError
 from modernbert.kernels import dispatch
+from modernbert.kernels.linear import may_overwrite
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
@@ -31,12 +32,15 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None = None, eps: float
 
 
 def add_layer_norm(
-    residual: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None, eps: float = 1e-5
+    residual: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None, eps: float = 1e-5, inplace: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Add `x` (N, D) to the residual stream (N, D) and normalise the sum.
 
     Returns the sum (in the wider dtype of the two) and its norm (in the dtype of `x`): under autocast the
     stream may stay float32 while the norm goes straight to the next bfloat16 matrix product.
+
+    Args:
+        inplace: nobody reads `x` again: where no gradient is asked for, the sum may be in its memory.
 
     Raises:
         BackendError: a shape, dtype or device that does not fit.
@@ -46,6 +50,9 @@ def add_layer_norm(
         from modernbert.kernels import layer_norm_triton
 
         return layer_norm_triton.add_layer_norm(residual, x, weight, bias, eps)
+    if inplace and may_overwrite(x) and x.dtype == residual.dtype:
+        total = x.add_(residual)
+        return total, layer_norm_reference(total, weight, bias, eps)
     return add_layer_norm_reference(residual, x, weight, bias, eps)
 
 

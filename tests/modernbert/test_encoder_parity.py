@@ -32,6 +32,17 @@ def test_packed_equals_transformers(kind: str, backend: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_inference_copies_no_bias_and_keeps_nothing_for_a_gradient(kind: str, tmp_path: Path) -> None:
+    """What makes it quick on a CPU; values are the business of the tests about it."""
+    encoder = load_encoder(save(oracle(kind), tmp_path))
+    with torch.inference_mode(), torch.profiler.profile() as noted:
+        encoder(pack(sequences((5, 5, 9))))
+    ran = {event.key for event in noted.key_averages()}
+    assert {"aten::mm", "aten::gelu_"} <= ran
+    assert not {"aten::addmm", "aten::gelu"} & ran
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_gradients_equal_transformers(kind: str, tmp_path: Path) -> None:
     model = oracle(kind)
     encoder = load_encoder(save(model, tmp_path))

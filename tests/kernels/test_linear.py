@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from parity import draw
+from torch import Tensor, nn
+
+from modernbert.kernels import add_layer_norm, geglu, linear, linear_gelu
+from modernbert.kernels.geglu import geglu_reference
+
+
+def _layer(bias: bool = True) -> nn.Linear:
+    torch.manual_seed(0)
+    return nn.Linear(48, 80, bias=bias)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("rows", [1, 65])
+def test_equals_the_layer(bias: bool, rows: int) -> None:
+    layer, x = _layer(bias), torch.randn(rows, 48)
+    before = x.clone()
+    with torch.no_grad():
+        torch.testing.assert_close(linear(layer, x), layer(x), atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(linear_gelu(layer, x), F.gelu(layer(x)), atol=1e-6, rtol=1e-5)
+    assert torch.equal(x, before)
+
+
+def test_with_a_gradient_autograd_sees_the_layer() -> None:
+    layer, x = _layer(), torch.randn(65, 48, requires_grad=True)
+    ours = torch.autograd.grad(linear_gelu(layer, x).square().sum(), [x, *layer.parameters()])
+    theirs = torch.autograd.grad(F.gelu(layer(x)).square().sum(), [x, *layer.parameters()])
+    for mine, right in zip(ours, theirs, strict=True):
+        assert torch.equal(mine, right)
+
+
+def test_a_layer_that_is_more_than_its_product_is_called() -> None:
+    class Doubled(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * super().forward(x)
+
+    layer, x = Doubled(48, 80), torch.randn(3, 48)
+    seen: list[int] = []
+    hooked = _layer()
+    hooked.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
+    with torch.no_grad():
+        torch.testing.assert_close(linear(layer, x), 2 * F.linear(x, layer.weight, layer.bias))
+        linear(hooked, x)
+    assert seen == [3]
+
+
+@pytest.mark.parametrize("half", ["weights", "autocast"])
+def test_half_precision_is_left_to_torch(half: str) -> None:
+    layer, x = _layer(), torch.randn(65, 48)
+    if half == "weights":
+        layer, x = layer.bfloat16(), x.bfloat16()
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=half == "autocast"):
+        assert torch.equal(linear(layer, x), layer(x))
+        assert linear_gelu(layer, x).dtype == torch.bfloat16
+
+
+def test_geglu_writes_over_what_it_is_allowed_to() -> None:
+    x = torch.randn(65, 96)
+    want = geglu_reference(x)
+    with torch.no_grad():
+        kept = x.clone()
+        torch.testing.assert_close(geglu(kept), want)
+        assert torch.equal(kept, x)
+        out = geglu(kept, inplace=True)
+    torch.testing.assert_close(out, want)
+    assert out.untyped_storage().data_ptr() == kept.untyped_storage().data_ptr()
+    asked = draw(65, 96, dtype=torch.float32, device=torch.device("cpu"))
+    before = asked.detach().clone()
+    geglu(asked, inplace=True).sum().backward()
+    assert torch.equal(asked.detach(), before)
+
+
+def test_add_layer_norm_writes_over_what_it_is_allowed_to() -> None:
+    stream, x, weight = torch.randn(65, 48), torch.randn(65, 48), torch.rand(48)
+    want = add_layer_norm(stream, x, weight)
+    before, update = stream.clone(), x.clone()
+    with torch.no_grad():
+        got = add_layer_norm(stream, update, weight, inplace=True)
+    for mine, right in zip(got, want, strict=True):
+        torch.testing.assert_close(mine, right)
+    assert got[0].data_ptr() == update.data_ptr()
+    assert torch.equal(stream, before)
+
+
+def test_a_wider_stream_keeps_its_dtype() -> None:
+    stream, x, weight = torch.randn(65, 48), torch.randn(65, 48).bfloat16(), torch.rand(48)
+    with torch.no_grad():
+        total, normed = add_layer_norm(stream, x, weight, inplace=True)
+    assert (total.dtype, normed.dtype) == (torch.float32, torch.bfloat16)
