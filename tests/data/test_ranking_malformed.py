@@ -118,6 +118,11 @@ ROWS: list[tuple[str, str, dict[str, Any], str]] = [
         "warning itself.csv:4: a negative is a positive of the same query in another row: 's'. Delete the negative",
     ),
     (
+        "simcse.csv", "query,positive\nq,Q \nr,r\n", {},
+        "warning simcse.csv: every positive is its query: what is learned is that two dropouts of a text are alike "
+        "(SimCSE). Leave it so where that is meant; else name the other column: data.columns.positive=…",
+    ),
+    (
         "some.csv", "query,positive,negative\nq,p,n\nr,s,\n", {},
         "warning some.csv: 1 of 2 rows have no negative: they learn from the rest of a batch alone. Add negatives, as "
         "`modernbert mine` does, or leave it so",

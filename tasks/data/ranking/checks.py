@@ -113,8 +113,13 @@ def check_tuples(report: Report, table: RankingTable) -> None:
         column = table.names.get(role, role)
         report.add(Problem(level, code, table.source, row, column, what, mend))  # type: ignore[arg-type]
 
+    all_alike = len(rows) > 1 and all(plain(query) == plain(positive) for _, query, positive, _ in rows)
+    if all_alike:
+        what = "every positive is its query: what is learned is that two dropouts of a text are alike (SimCSE)"
+        mend = "Leave it so where that is meant; else name the other column: data.columns.positive=…"
+        report.add(Problem("warning", "positive-is-query", table.source, None, table.names.get("positive"), what, mend))
     for row, query, positive, negatives in rows:
-        if plain(query) == plain(positive):
+        if not all_alike and plain(query) == plain(positive):
             what, mend = "the positive is the query itself", "Delete the row: it teaches nothing"
             found("warning", "positive-is-query", row, "positive", what, mend)
         for negative in negatives:
