@@ -157,7 +157,7 @@ def strategy(asked: str, precision: str | int = "auto") -> Any:
 
 
 def precision(asked: str, accelerator: str) -> Any:
-    """auto: bf16 autocast over fp32 weights where the device multiplies several times faster in it, else fp32."""
+    """auto: bf16 autocast over fp32 weights where the device multiplies much faster in it, else fp32."""
     if str(asked) != "auto":
         return {"32": "32-true"}.get(str(asked), str(asked))
     on_gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
