@@ -15,7 +15,16 @@ from modernbert.attention import Layout, attention, layout_of
 from modernbert.config import EncoderConfig
 from modernbert.even import evened
 from modernbert.inputs import check_dropout, check_pack, run_layer
-from modernbert.kernels import add_layer_norm, apply_rope, dropout, geglu, layer_norm, linear, pair_order, rope_table
+from modernbert.kernels import (
+    add_layer_norm,
+    apply_rope,
+    dropout,
+    layer_norm,
+    linear,
+    linear_geglu,
+    pair_order,
+    rope_table,
+)
 from modernbert.packing import Packed
 
 RopeTable = tuple[Tensor, Tensor]  # cos and sin, each (T, d/2)
@@ -185,5 +194,5 @@ class Mlp(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(T, D) -> (T, D)."""
-        gated = geglu(linear(self.Wi, hidden), inplace=True)
+        gated = linear_geglu(self.Wi, hidden)
         return linear(self.Wo, dropout(gated, self.dropout, self.training))

@@ -10,7 +10,7 @@ from modernbert.kernels.dispatch import report
 from modernbert.kernels.dropout import dropout
 from modernbert.kernels.geglu import geglu
 from modernbert.kernels.layer_norm import add_layer_norm, layer_norm
-from modernbert.kernels.linear import linear, linear_gelu
+from modernbert.kernels.linear import linear, linear_geglu, linear_gelu
 from modernbert.kernels.maxsim import maxsim
 from modernbert.kernels.rope import apply_rope, pair_order, rope_table
 
@@ -22,6 +22,7 @@ __all__ = [
     "layer_norm",
     "linear",
     "linear_cross_entropy",
+    "linear_geglu",
     "linear_gelu",
     "maxsim",
     "pair_order",

@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from modernbert.errors import BackendError
 from modernbert.kernels import dispatch
-from modernbert.kernels.linear import gelu_, may_overwrite
+from modernbert.kernels.overwrite import gelu_, may_overwrite
 
 # The CPU backward makes four passes over its work: in chunks of 512 KiB (float32) they stay in cache. With the
 # forward, on one thread, against the whole at once: 1.3 times faster at 8,192 x 1,152, equal at 2,048 x 384.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from modernbert.errors import BackendError
 from modernbert.kernels import dispatch
-from modernbert.kernels.linear import may_overwrite
+from modernbert.kernels.overwrite import may_overwrite
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:

@@ -10,38 +10,53 @@ T tokens, K input and N output features.
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-def may_overwrite(x: Tensor) -> bool:
-    """Whether an operation on `x` that nobody reads again writes over it: on a CPU, where no gradient is asked for."""
-    return x.device.type == "cpu" and not torch.is_grad_enabled()
+from modernbert.kernels import onednn
+from modernbert.kernels.geglu import geglu
+from modernbert.kernels.overwrite import gelu_, may_overwrite
 
 
 def linear(layer: nn.Module, x: Tensor) -> Tensor:
     """`layer(x)`, (T, K) -> (T, N), in memory of its own. What is no plain float32 linear layer is called as it is."""
-    if not (may_overwrite(x) and type(layer) is nn.Linear and _is_plain(layer, x)):
+    if not _is_alone(layer, x):
         out: Tensor = layer(x)
         return out
+    if onednn.pays():
+        return onednn.product(x, layer.weight, layer.bias)
     product = torch.mm(x, layer.weight.t())
     return product if layer.bias is None else product.add_(layer.bias)
 
 
 def linear_gelu(layer: nn.Module, x: Tensor) -> Tensor:
     """The exact (erf) GELU of `layer(x)`, (T, K) -> (T, N)."""
+    if _is_alone(layer, x) and onednn.pays():
+        return onednn.product(x, layer.weight, layer.bias, "gelu")
     inner = linear(layer, x)
     return gelu_(inner) if may_overwrite(inner) else F.gelu(inner)
 
 
-def gelu_(x: Tensor) -> Tensor:
-    """The exact (erf) GELU, written over `x`."""
-    return torch.ops.aten.gelu_(x)
+def linear_geglu(layer: nn.Module, x: Tensor) -> Tensor:
+    """GeGLU of the 2N features of `layer(x)`, (T, K) -> (T, N)."""
+    if _is_alone(layer, x) and onednn.pays():
+        half = layer.out_features // 2
+        biases = (None, None) if layer.bias is None else layer.bias.split(half)
+        gated = onednn.product(x, layer.weight[:half], biases[0], "gelu")
+        return onednn.product_times(x, layer.weight[half:], biases[1], gated)
+    return geglu(linear(layer, x), inplace=True)
 
 
-def _is_plain(layer: nn.Linear, x: Tensor) -> bool:
-    """Whether calling the layer is its product and nothing else, in float32 (torch treats half precision well)."""
+def _is_alone(layer: nn.Module, x: Tensor) -> TypeGuard[nn.Linear]:
+    """Whether calling the layer is its product and nothing else, without a gradient, on a CPU in float32.
+
+    Half precision torch treats well by itself.
+    """
+    if not (may_overwrite(x) and type(layer) is nn.Linear):
+        return False
     watched = layer._forward_hooks or layer._forward_pre_hooks
     narrow = torch.is_autocast_enabled("cpu")
     return not watched and not narrow and x.dtype == layer.weight.dtype == torch.float32

@@ -1,18 +1,29 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
 from parity import draw
 from torch import Tensor, nn
 
-from modernbert.kernels import add_layer_norm, geglu, linear, linear_gelu
+from modernbert.kernels import add_layer_norm, geglu, linear, linear_geglu, linear_gelu, onednn
 from modernbert.kernels.geglu import geglu_reference
+
+#: The choice, asked anew at each call; tests replace it.
+PAYS: Callable[[], bool] = onednn.pays.__wrapped__
 
 
 def _layer(bias: bool = True) -> nn.Linear:
     torch.manual_seed(0)
     return nn.Linear(48, 80, bias=bias)
+
+
+@pytest.fixture(params=["mkl", "onednn"], autouse=True)
+def products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test by either library, whatever this CPU prefers."""
+    monkeypatch.setattr(onednn, "pays", lambda: request.param == "onednn")
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -23,15 +34,37 @@ def test_equals_the_layer(bias: bool, rows: int) -> None:
     with torch.no_grad():
         torch.testing.assert_close(linear(layer, x), layer(x), atol=1e-6, rtol=1e-5)
         torch.testing.assert_close(linear_gelu(layer, x), F.gelu(layer(x)), atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(linear_geglu(layer, x), geglu_reference(layer(x)), atol=1e-6, rtol=1e-5)
     assert torch.equal(x, before)
 
 
-def test_with_a_gradient_autograd_sees_the_layer() -> None:
+@pytest.mark.parametrize(("fused", "definition"), [(linear_gelu, lambda y: F.gelu(y)), (linear_geglu, geglu_reference)])
+def test_with_a_gradient_autograd_sees_the_layer(
+    fused: Callable[[nn.Module, Tensor], Tensor], definition: Callable[[Tensor], Tensor]
+) -> None:
     layer, x = _layer(), torch.randn(65, 48, requires_grad=True)
-    ours = torch.autograd.grad(linear_gelu(layer, x).square().sum(), [x, *layer.parameters()])
-    theirs = torch.autograd.grad(F.gelu(layer(x)).square().sum(), [x, *layer.parameters()])
+    ours = torch.autograd.grad(fused(layer, x).square().sum(), [x, *layer.parameters()])
+    theirs = torch.autograd.grad(definition(layer(x)).square().sum(), [x, *layer.parameters()])
     for mine, right in zip(ours, theirs, strict=True):
-        assert torch.equal(mine, right)
+        torch.testing.assert_close(mine, right)
+
+
+@pytest.mark.parametrize(
+    ("has", "expected"),
+    [
+        ({"cpu_name": "AMD EPYC", "avx512_f": True}, True),
+        ({"cpu_name": "AMD EPYC", "avx512_f": False}, False),
+        ({"cpu_name": "Intel(R) Xeon(R) Processor", "avx512_f": True}, False),
+        ({}, False),
+    ],
+)
+def test_onednn_is_for_cpus_on_which_it_was_measured_faster(
+    has: dict[str, object], expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has, raising=False)
+    assert PAYS() is expected
+    monkeypatch.setattr(onednn, "TOLERANCE", 0.0)
+    assert not PAYS()  # of a torch whose operators compute something else
 
 
 def test_a_layer_that_is_more_than_its_product_is_called() -> None:

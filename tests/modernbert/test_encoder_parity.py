@@ -11,6 +11,7 @@ from encoder_oracles import KINDS, RAGGED, assert_gradients_agree, expected, ora
 
 from modernbert import encoder_to_hf, from_padded, load_encoder, pack, resolve, unpack
 from modernbert.attention import force
+from modernbert.kernels import onednn
 
 FORWARD = 1e-4  # absolute, float32
 GRADIENT = 1e-3  # relative to the largest entry of the gradient
@@ -31,15 +32,26 @@ def test_packed_equals_transformers(kind: str, backend: str, tmp_path: Path) -> 
         assert (found - expected(model, rows)).abs().max() < FORWARD
 
 
+@pytest.mark.parametrize(
+    ("by_onednn", "wanted"), [(False, {"aten::mm", "aten::gelu_"}), (True, {"mkldnn::_linear_pointwise"})]
+)
 @pytest.mark.parametrize("kind", KINDS)
-def test_inference_copies_no_bias_and_keeps_nothing_for_a_gradient(kind: str, tmp_path: Path) -> None:
-    """What makes it quick on a CPU; values are the business of the tests about it."""
-    encoder = load_encoder(save(oracle(kind), tmp_path))
+def test_inference_copies_no_bias_and_keeps_nothing_for_a_gradient(
+    kind: str, by_onednn: bool, wanted: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What makes it quick on a CPU, by either library."""
+    monkeypatch.setattr(onednn, "pays", lambda: by_onednn)
+    model = oracle(kind)
+    encoder = load_encoder(save(model, tmp_path))
+    rows = sequences((5, 5, 9))
     with torch.inference_mode(), torch.profiler.profile() as noted:
-        encoder(pack(sequences((5, 5, 9))))
+        found = encoder(pack(rows))
     ran = {event.key for event in noted.key_averages()}
-    assert {"aten::mm", "aten::gelu_"} <= ran
+    assert wanted <= ran
     assert not {"aten::addmm", "aten::gelu"} & ran
+    assert not by_onednn or not {"aten::mm", "aten::gelu_"} & ran
+    with torch.no_grad():
+        assert (found - expected(model, rows)).abs().max() < FORWARD
 
 
 @pytest.mark.parametrize("kind", KINDS)
