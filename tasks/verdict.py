@@ -32,7 +32,7 @@ def verdict(first: str, second: str, found: Mapping[str, Paired]) -> str:
     """The first metric in words: what a person came for."""
     name, one = next(iter(found.items()))
     if one.p_value >= LEVEL or not one.difference:
-        return f"By {name} the two cannot be told apart on these rows (p {p_value(one)})."
+        return f"By {name}, {first} and {second} cannot be told apart on these rows (p {p_value(one)})."
     other_is_better = (one.difference > 0) != (name in LESS_IS_BETTER)
     better, worse = (second, first) if other_is_better else (first, second)
     return f"By {name}, {better} is better than {worse} by {abs(one.difference):.4f} (p {p_value(one)})."

@@ -8,6 +8,7 @@ teacher's errors, from both orders of each pair, and bi-encoders by the squared 
 
 from __future__ import annotations
 
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +56,9 @@ def trans_encoder(shop: Workshop) -> Outcome:
         bi = shop.train(f"{folder}/bi", "retrieval", cross_scores(shop, folder, pairs, cross), BI | pooling, cross)
         runs |= {f"cross-encoder, round {number}": cross, f"bi-encoder, round {number}": bi}
     found = {name: shop.measure(run, test_columns(shop, name)) for name, run in runs.items()}
-    first = "bi-encoder, as it is"
-    compared = [(first, name) for name in runs if name.startswith("bi") and name != first]
+    before = list(runs)[: 1 + bool(shop.settings["simcse"])]  # the encoder as it is, and what SimCSE made of it
+    rounds_of_bi = [name for name in runs if name.startswith("bi") and name not in before]
+    compared = [*combinations(before, 2), *product(before, rounds_of_bi)]
     return Outcome(("spearman", "pearson"), runs, found, compared)
 
 

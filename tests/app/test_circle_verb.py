@@ -276,7 +276,10 @@ def test_trans_encoder(zero_shot: str, tmp_path: Path, capsys: pytest.CaptureFix
     words = [f"data.train={tmp_path / 'train.csv'}", f"data.test={tmp_path / 'test.csv'}", zero_shot, *FAST]
     words += ["recipe=trans_encoder", "rounds=2", "simcse=true", f"run_dir={folder}"]
     assert main(["circle", *words]) == 0
-    assert "bi-encoder, round 2, against bi-encoder, as it is" in said(capsys)
+    told = said(capsys)
+    for start in ("as it is", "after SimCSE"):
+        assert f"bi-encoder, round 2, against bi-encoder, {start}" in told
+    assert "bi-encoder, after SimCSE, against bi-encoder, as it is" in told
     first = [json.loads(line) for line in (folder / "round1" / "for_cross.jsonl").read_text().splitlines()]
     assert len(first) == 80
     assert (first[0]["query"], first[0]["label"]) == (first[40]["document"], first[40]["label"])
