@@ -58,7 +58,8 @@ def test_two_processes_have_the_gradient_of_one(done: Path, case: Case) -> None:
     assert sorted(rows[0] + rows[1]) == list(range(6 if case.task == "retrieval" else 7))  # disjoint and whole
     if case.tokens == 16:
         assert min(len(seen["micro_batches"]) for seen in (first, second)) > 1  # exchanged once, at the last
-    assert first["loss"] == second["loss"] == pytest.approx(whole["loss"], abs=1e-6)
+    # fp32 adds in another order in micro-batches of other sizes: 1.2e-6 of 1.96 on an AMD CPU.
+    assert first["loss"] == second["loss"] == pytest.approx(whole["loss"], abs=1e-5)
     assert [seen["failures"] > 0 for seen in (first, second)] == [False, case.room < 64]
     if case.strategy == "fsdp":
         assert first["held"] + second["held"] == whole["held"]

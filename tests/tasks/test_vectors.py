@@ -93,8 +93,10 @@ def test_blocks_of_queries(monkeypatch: pytest.MonkeyPatch) -> None:
     queries, documents = tokens(2, 3, 1, 2, 5), tokens(4, 2, 6, 1, 3, 3, 2)
     expected = top_k(queries, [(torch.arange(7), documents)], 3)
     monkeypatch.setattr("tasks.vectors.BLOCK_SCORES", 14)  # two queries at a time
-    found = top_k(queries, [(torch.arange(7), documents)], 3)
-    assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+    scores, ids = top_k(queries, [(torch.arange(7), documents)], 3)
+    assert torch.equal(ids, expected[1])
+    # A product of fewer rows may add in another order (MKL on an AMD CPU does).
+    torch.testing.assert_close(scores, expected[0], atol=1e-6, rtol=1e-6)
 
 
 def test_expand() -> None:
