@@ -2,7 +2,8 @@
 
 scaled_dot_product_attention reaches the same kernels, but its gradients come back through autograd views of
 (T, 3, H, d), one buffer of zeros for each; here each block writes its part of one gradient. The two operators
-are private to torch: `attention.choose` proves them against the reference before the first use.
+are private to torch: `attention.choose` proves them against the reference before the first use. Long sequences that see
+all of themselves go by `attention.products` on the CPUs where that is faster.
 
 Dimensions: T tokens, H heads, d features of a head.
 """
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from modernbert.attention import products
 from modernbert.attention.layout import Block, Layout, Segment
 
 # Queries in a chunk of a sliding layer. The forward kernel works on tiles of 32 queries: with ModernBERT's window of
@@ -31,15 +33,18 @@ HALF_BACKWARD = 1024
 
 def flash_cpu(qkv: Tensor, layout: Layout, window: int | None) -> Tensor:
     """(T, 3, H, d) contiguous -> (T, H, d)."""
-    if torch.is_grad_enabled() and qkv.requires_grad:
-        if qkv.dtype != torch.float32 and (window is not None or layout.max_seqlen < HALF_BACKWARD):
+    trains = torch.is_grad_enabled() and qkv.requires_grad
+    if qkv.dtype in (torch.bfloat16, torch.float16):
+        short = trains and (window is not None or layout.max_seqlen < HALF_BACKWARD)
+        if short or (window is None and products.pay(layout.max_seqlen)):
             return flash_cpu(qkv.float(), layout, window).to(qkv.dtype)
+    if trains:
         return _Attention.apply(qkv, layout.segments(window, qkv.dtype, CHUNK_TRAINING))
     return _forward(qkv, layout.segments(window, qkv.dtype, CHUNK_INFERENCE))[0]
 
 
 class _Attention(torch.autograd.Function):
-    """Saves qkv, the output and one logsumexp a block: O(T), whatever the lengths."""
+    """Saves qkv, the output and at most one logsumexp a block: O(T), whatever the lengths."""
 
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, segments: tuple[Segment, ...]) -> Tensor:
@@ -55,12 +60,19 @@ class _Attention(torch.autograd.Function):
         return _backward(grad_out.contiguous(), qkv, out, normalisers, ctx.segments), None
 
 
-def _forward(qkv: Tensor, segments: tuple[Segment, ...]) -> tuple[Tensor, list[Tensor]]:
+def _forward(qkv: Tensor, segments: tuple[Segment, ...]) -> tuple[Tensor, list[Tensor | None]]:
+    """(T, H, d), and what the backward needs of each block: its logsumexp, or None where it makes it again."""
     tokens, _, heads, dim = qkv.shape
-    normalisers, out = [], None
+    normalisers: list[Tensor | None] = []
+    out = None
     for segment in segments:
         for block in segment.blocks:
             q, k, v = _views(qkv, segment, block)
+            if _is_long(qkv, block):
+                out = qkv.new_empty(tokens, heads, dim) if out is None else out
+                products.attend(q, k, v, _queries(out, segment, block))
+                normalisers.append(None)
+                continue
             piece, normaliser = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
                 q, k, v, attn_mask=block.full_mask
             )
@@ -74,7 +86,7 @@ def _forward(qkv: Tensor, segments: tuple[Segment, ...]) -> tuple[Tensor, list[T
 
 
 def _backward(
-    grad_out: Tensor, qkv: Tensor, out: Tensor, normalisers: list[Tensor], segments: tuple[Segment, ...]
+    grad_out: Tensor, qkv: Tensor, out: Tensor, normalisers: list[Tensor | None], segments: tuple[Segment, ...]
 ) -> Tensor:
     grad = torch.empty_like(qkv)
     remaining = iter(normalisers)
@@ -84,8 +96,13 @@ def _backward(
             grad[segment.start : segment.stop, 1:].zero_()
         for block in segment.blocks:
             q, k, v = _views(qkv, segment, block)
+            normaliser = next(remaining)
+            if normaliser is None:
+                wanted = _queries(grad_out, segment, block)
+                products.attend_backward(wanted, q, k, v, *_views(grad, segment, block))
+                continue
             grads = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-                _queries(grad_out, segment, block), q, k, v, _queries(out, segment, block), next(remaining),
+                _queries(grad_out, segment, block), q, k, v, _queries(out, segment, block), normaliser,
                 0.0, False, attn_mask=block.full_mask,
             )  # fmt: skip
             if not shared:
@@ -96,6 +113,10 @@ def _backward(
             for which, value in ((1, grads[1]), (2, grads[2])):
                 _overlap_add(grad[segment.start : segment.stop, which], value, block)
     return grad
+
+
+def _is_long(qkv: Tensor, block: Block) -> bool:
+    return block.mask is None and qkv.dtype == torch.float32 and products.pay(block.q_len)
 
 
 def _overlap_add(target: Tensor, value: Tensor, block: Block) -> None:

@@ -1,10 +1,15 @@
 """float32 products by oneDNN, with what follows them in the same pass, on CPUs that are no Intel's.
 
-torch multiplies float32 by MKL, which is at its best on Intel's own CPUs. On an EPYC of the Zen 4 family oneDNN, which
-is in torch as well, does 95 to 101 GF/s where MKL does 86 to 91 (one thread, products of MiniLM and ModernBERT base),
-and it adds a bias, applies GELU and multiplies by a gate while the values are in the cache. Inference of MiniLM takes
-1.17 to 1.25 times less CPU time by it, that of `pocket` 1.10 to 1.23 (packs of 2,048 tokens, torch 2.13). A new number
-of rows costs about 1 ms of compiling; the kernels of 600 such numbers hold 0.2 GB.
+torch multiplies float32 by MKL, which is at its best on Intel's own CPUs. oneDNN is in torch as well. GF/s of one
+thread, products of MiniLM and ModernBERT base, 2,048 rows, torch 2.13:
+
+| | MKL | oneDNN: layer | gradient of its input | of its weight |
+|---|---|---|---|---|
+| EPYC, Zen 4 | 86 to 91 | 95 to 101 | | |
+| EPYC, Zen 5 | 92 to 103 | 208 to 234 | 182 to 228 | 155 to 197 |
+
+It also adds a bias, applies GELU and multiplies by a gate while the values are in the cache. A new number of rows costs
+about 1 ms of compiling; the kernels of 600 such numbers hold 0.2 GB.
 
 The operators are private to torch (its compiler calls them): they are proven before their first use.
 
@@ -19,6 +24,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 #: Largest difference that the proof accepts, of values near one.
 TOLERANCE = 1e-5
@@ -26,11 +32,27 @@ TOLERANCE = 1e-5
 
 @functools.cache
 def pays() -> bool:
-    """Whether products of float32 tensors on this CPU are to be oneDNN's; found out at the first call and kept."""
-    read = getattr(torch.cpu, "get_capabilities", None)  # not in every torch that we allow
-    has = {} if read is None else read()
+    """Whether products of float32 tensors on this CPU are to be oneDNN's where no gradient is asked for.
+
+    Found out at the first call and kept.
+    """
+    has = _capabilities()
     measured = "AMD" in str(has.get("cpu_name", "")) and bool(has.get("avx512_f", False))
     return measured and torch.backends.mkldnn.is_available() and is_proven()
+
+
+@functools.cache
+def pays_twice() -> bool:
+    """Whether oneDNN is about twice as fast as MKL: in training and in attention it is used there alone.
+
+    So it is on AMD's Zen 5, which multiplies 512 bits at once, and is told by an instruction that Zen 4 has not.
+    """
+    return bool(_capabilities().get("avx512_vp2intersect", False)) and pays()
+
+
+def _capabilities() -> dict[str, Any]:
+    read = getattr(torch.cpu, "get_capabilities", None)  # not in every torch that we allow
+    return {} if read is None else read()
 
 
 def is_proven() -> bool:
@@ -43,6 +65,8 @@ def is_proven() -> bool:
         pairs = [
             (product(x, weight, bias), wanted),
             (product(x, weight, bias, "gelu"), F.gelu(wanted)),
+            (product(factor, weight.t(), None), factor.double() @ weight.double()),
+            (product(factor.t(), x.t(), None), factor.double().t() @ x.double()),
             (product_times(x, weight, bias, factor), wanted * factor),
             (product_times(x, weight, None, factor), (wanted - bias) * factor),
         ]
@@ -52,13 +76,41 @@ def is_proven() -> bool:
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None, after: Literal["none", "gelu"] = "none") -> Tensor:
-    """(T, K) by (N, K) -> (T, N), and the exact (erf) GELU of it if asked for. No gradient."""
+    """(T, K) by (N, K) -> (T, N), and the exact (erf) GELU of it if asked for. No gradient.
+
+    `weight` may be a transposed view; `x` is copied where it is one.
+    """
     return _operators()(x.contiguous(), weight, bias, after, [], "none" if after == "gelu" else "")
 
 
 def product_times(x: Tensor, weight: Tensor, bias: Tensor | None, factor: Tensor) -> Tensor:
     """(T, K) by (N, K), then each value times that of a (T, N) factor -> (T, N). No gradient."""
     return _operators().binary(x.contiguous(), factor, weight, bias, "mul")
+
+
+def trained_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """(T, K) by (N, K) -> (T, N), with the gradients of all three."""
+    return _Product.apply(x, weight, bias)
+
+
+class _Product(torch.autograd.Function):
+    """A linear layer whose three products are oneDNN's."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return product(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        of_x, of_weight, of_bias = ctx.needs_input_grad
+        return (
+            product(grad, weight.t(), None) if of_x else None,
+            product(grad.t(), x.t(), None) if of_weight else None,
+            grad.sum(0) if of_bias else None,
+        )
 
 
 def _operators() -> Any:

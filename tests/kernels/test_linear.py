@@ -13,6 +13,7 @@ from modernbert.kernels.geglu import geglu_reference
 
 #: The choice, asked anew at each call; tests replace it.
 PAYS: Callable[[], bool] = onednn.pays.__wrapped__
+PAYS_TWICE: Callable[[], bool] = onednn.pays_twice.__wrapped__
 
 
 def _layer(bias: bool = True) -> nn.Linear:
@@ -23,7 +24,8 @@ def _layer(bias: bool = True) -> nn.Linear:
 @pytest.fixture(params=["mkl", "onednn"], autouse=True)
 def products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each test by either library, whatever this CPU prefers."""
-    monkeypatch.setattr(onednn, "pays", lambda: request.param == "onednn")
+    for choice in ("pays", "pays_twice"):
+        monkeypatch.setattr(onednn, choice, lambda: request.param == "onednn")
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -38,31 +40,52 @@ def test_equals_the_layer(bias: bool, rows: int) -> None:
     assert torch.equal(x, before)
 
 
-@pytest.mark.parametrize(("fused", "definition"), [(linear_gelu, lambda y: F.gelu(y)), (linear_geglu, geglu_reference)])
-def test_with_a_gradient_autograd_sees_the_layer(
-    fused: Callable[[nn.Module, Tensor], Tensor], definition: Callable[[Tensor], Tensor]
+PLAIN = (linear, lambda y: y)
+WITH_GELU = (linear_gelu, lambda y: F.gelu(y))
+WITH_GEGLU = (linear_geglu, geglu_reference)
+
+
+@pytest.mark.parametrize(("fused", "definition"), [PLAIN, WITH_GELU, WITH_GEGLU])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("rows", [1, 65])
+def test_gradients_are_those_of_the_layer(
+    fused: Callable[[nn.Module, Tensor], Tensor], definition: Callable[[Tensor], Tensor], bias: bool, rows: int
 ) -> None:
-    layer, x = _layer(), torch.randn(65, 48, requires_grad=True)
+    layer, x = _layer(bias), torch.randn(rows, 48, requires_grad=True)
     ours = torch.autograd.grad(fused(layer, x).square().sum(), [x, *layer.parameters()])
     theirs = torch.autograd.grad(definition(layer(x)).square().sum(), [x, *layer.parameters()])
     for mine, right in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(mine, right)
+        assert mine.shape == right.shape
+        torch.testing.assert_close(mine, right, atol=1e-5, rtol=1e-5)
+
+
+def test_only_the_gradients_that_are_asked_for_are_computed() -> None:
+    layer, x = _layer().requires_grad_(False), torch.randn(9, 48, requires_grad=True)
+    layer.bias.requires_grad_()
+    linear(layer, x).sum().backward()
+    assert layer.weight.grad is None
+    torch.testing.assert_close(layer.bias.grad, torch.full((80,), 9.0))
+    torch.testing.assert_close(x.grad, layer.weight.sum(0).expand(9, -1))
+    assert not linear(layer.requires_grad_(False), x.detach()).requires_grad
 
 
 @pytest.mark.parametrize(
-    ("has", "expected"),
+    ("has", "expected", "in_training"),
     [
-        ({"cpu_name": "AMD EPYC", "avx512_f": True}, True),
-        ({"cpu_name": "AMD EPYC", "avx512_f": False}, False),
-        ({"cpu_name": "Intel(R) Xeon(R) Processor", "avx512_f": True}, False),
-        ({}, False),
+        ({"cpu_name": "AMD EPYC", "avx512_f": True, "avx512_vp2intersect": True}, True, True),
+        ({"cpu_name": "AMD EPYC", "avx512_f": True, "avx512_vp2intersect": False}, True, False),
+        ({"cpu_name": "AMD EPYC", "avx512_f": False}, False, False),
+        ({"cpu_name": "Intel(R) Xeon(R) Processor", "avx512_f": True, "avx512_vp2intersect": True}, False, False),
+        ({}, False, False),
     ],
 )
 def test_onednn_is_for_cpus_on_which_it_was_measured_faster(
-    has: dict[str, object], expected: bool, monkeypatch: pytest.MonkeyPatch
+    has: dict[str, object], expected: bool, in_training: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has, raising=False)
     assert PAYS() is expected
+    monkeypatch.setattr(onednn, "pays", PAYS)
+    assert PAYS_TWICE() is in_training
     monkeypatch.setattr(onednn, "TOLERANCE", 0.0)
     assert not PAYS()  # of a torch whose operators compute something else
 
@@ -76,6 +99,7 @@ def test_a_layer_that_is_more_than_its_product_is_called() -> None:
     seen: list[int] = []
     hooked = _layer()
     hooked.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
+    torch.testing.assert_close(linear(layer, x), 2 * F.linear(x, layer.weight, layer.bias))
     with torch.no_grad():
         torch.testing.assert_close(linear(layer, x), 2 * F.linear(x, layer.weight, layer.bias))
         linear(hooked, x)

@@ -11,6 +11,7 @@ from torch import nn
 
 from modernbert import Packed, load_encoder, pack
 from modernbert.even import even_pack, even_size, evened, over_even
+from modernbert.kernels import onednn
 
 
 def test_sizes_are_few_and_near() -> None:
@@ -32,7 +33,6 @@ def test_what_is_filled_in() -> None:
     assert found.max_seqlen == 4
     assert even_pack(packed, most=3) is packed
     assert even_pack(pack([[1] * 8]), most=16).batch_size == 1
-    assert evened(packed, None, torch.zeros(1), 16) == (packed, None)  # float32 is compiled once
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "modernbert"])
@@ -66,7 +66,8 @@ def test_an_encoder_gives_the_same_and_sees_even_shapes(
         assert (found is None) == (wanted is None)
 
 
-def test_a_layer_over_rows_sees_even_numbers_of_them() -> None:
+def test_a_layer_over_rows_sees_even_numbers_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onednn, "pays_twice", lambda: False)
     layer, seen = nn.Linear(4, 3), list[int]()
     layer.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
     values = torch.randn(13, 4, requires_grad=True)
@@ -80,3 +81,15 @@ def test_a_layer_over_rows_sees_even_numbers_of_them() -> None:
     torch.testing.assert_close(grad, expected, atol=2e-2, rtol=2e-2)
     assert torch.equal(over_even(layer, values, layer.weight), layer(values))  # float32 as it comes
     assert seen[2:] == [13, 13]
+
+
+@pytest.mark.parametrize(
+    ("by_onednn", "in_training", "expected"), [(True, True, 16), (True, False, 13), (False, True, 13)]
+)
+def test_float32_is_even_where_onednn_trains(
+    by_onednn: bool, in_training: bool, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onednn, "pays_twice", lambda: by_onednn)
+    packed = pack([[4, 5, 6, 7, 8, 9, 10], [11, 12, 13, 14, 15, 16]])
+    with torch.set_grad_enabled(in_training):
+        assert evened(packed, None, torch.zeros(2), 512)[0].num_tokens == expected
