@@ -66,7 +66,7 @@ class BertEncoder(nn.Module):
         weight = self.embeddings.LayerNorm.weight
         check_pack(packed, self.config, weight.device)
         wanted = packed.num_tokens if rows is None else len(rows)
-        packed, rows = evened(packed, rows, weight, self.config.max_positions)
+        packed, rows = evened(packed, rows, weight, self.config.max_positions, self.training)
         layout = layout_of(packed)
         recompute = self.gradient_checkpointing and self.training
         hidden = self.embeddings(packed, layout)

@@ -62,7 +62,7 @@ class ModernBertEncoder(nn.Module):
         """
         check_pack(packed, self.config, self.final_norm.weight.device)
         wanted = packed.num_tokens if rows is None else len(rows)
-        packed, rows = evened(packed, rows, self.final_norm.weight, self.config.max_positions)
+        packed, rows = evened(packed, rows, self.final_norm.weight, self.config.max_positions, self.training)
         layout = layout_of(packed)
         tables = {theta: rope_table(layout.positions, self.config.head_dim, theta) for theta in set(self.config.thetas)}
         recompute = self.gradient_checkpointing and self.training

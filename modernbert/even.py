@@ -36,24 +36,26 @@ def even_size(size: int) -> int:
 
 
 def is_compiled_by_shape(weight: Tensor) -> bool:
-    """Whether matrix products with this weight are compiled for each shape: those of oneDNN on the CPU.
-
-    Inference in fp32 is left out: its kernels are few and small, and texts come once.
-    """
+    """Whether matrix products with this weight are compiled for each shape: half precision on the CPU."""
     if weight.device.type != "cpu":
         return False
     half = weight.dtype in (torch.bfloat16, torch.float16)
-    return half or torch.is_autocast_enabled("cpu") or (torch.is_grad_enabled() and onednn.pays_twice())
+    return half or torch.is_autocast_enabled("cpu")
 
 
-def evened(packed: Packed, rows: Tensor | None, weight: Tensor, most: int) -> tuple[Packed, Tensor | None]:
+def evened(
+    packed: Packed, rows: Tensor | None, weight: Tensor, most: int, training: bool
+) -> tuple[Packed, Tensor | None]:
     """What an encoder computes in place of a pack and the rows it is asked for: the same, with more at their ends.
 
     Args:
         weight: any of the encoder's.
         most: tokens of a sequence.
+        training: whether it is in training mode, and oneDNN's products, if it has any, are compiled in fp32 too. (Not
+            whether a gradient is asked for: cached gradients compute a pack twice, and must draw the same dropout.)
     """
-    if not is_compiled_by_shape(weight):
+    trained = training and weight.device.type == "cpu" and onednn.pays_twice()
+    if not (trained or is_compiled_by_shape(weight)):
         return packed, rows
     return even_pack(packed, most), None if rows is None else even_rows(rows)
 

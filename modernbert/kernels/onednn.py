@@ -19,6 +19,7 @@ T tokens, K input and N output features.
 from __future__ import annotations
 
 import functools
+import warnings
 from typing import Any, Literal
 
 import torch
@@ -26,6 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+After = Literal["none", "gelu"]
 #: Largest difference that the proof accepts, of values near one.
 TOLERANCE = 1e-5
 
@@ -63,29 +65,36 @@ def is_proven() -> bool:
     wanted = F.linear(x.double(), weight.double(), bias.double())
     try:
         pairs = [
-            (product(x, weight, bias), wanted),
-            (product(x, weight, bias, "gelu"), F.gelu(wanted)),
-            (product(factor, weight.t(), None), factor.double() @ weight.double()),
-            (product(factor.t(), x.t(), None), factor.double().t() @ x.double()),
-            (product_times(x, weight, bias, factor), wanted * factor),
-            (product_times(x, weight, None, factor), (wanted - bias) * factor),
+            (_fused(x, weight, bias, "none"), wanted),
+            (_fused(x, weight, bias, "gelu"), F.gelu(wanted)),
+            (_fused(factor, weight.t(), None, "none"), factor.double() @ weight.double()),
+            (_fused(factor.t(), x.t(), None, "none"), factor.double().t() @ x.double()),
+            (_fused_times(x, weight, bias, factor), wanted * factor),
+            (_fused_times(x, weight, None, factor), (wanted - bias) * factor),
         ]
     except (AttributeError, RuntimeError):
         return False
     return all(float((ours - right).abs().max()) <= TOLERANCE for ours, right in pairs)
 
 
-def product(x: Tensor, weight: Tensor, bias: Tensor | None, after: Literal["none", "gelu"] = "none") -> Tensor:
+def product(x: Tensor, weight: Tensor, bias: Tensor | None, after: After = "none") -> Tensor:
     """(T, K) by (N, K) -> (T, N), and the exact (erf) GELU of it if asked for. No gradient.
 
     `weight` may be a transposed view; `x` is copied where it is one.
     """
-    return _operators()(x.contiguous(), weight, bias, after, [], "none" if after == "gelu" else "")
+    try:
+        return _fused(x, weight, bias, after)
+    except RuntimeError as error:
+        found = _by_torch(error, x, weight, bias)
+        return F.gelu(found) if after == "gelu" else found
 
 
 def product_times(x: Tensor, weight: Tensor, bias: Tensor | None, factor: Tensor) -> Tensor:
     """(T, K) by (N, K), then each value times that of a (T, N) factor -> (T, N). No gradient."""
-    return _operators().binary(x.contiguous(), factor, weight, bias, "mul")
+    try:
+        return _fused_times(x, weight, bias, factor)
+    except RuntimeError as error:
+        return _by_torch(error, x, weight, bias).mul_(factor)
 
 
 def trained_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -113,5 +122,18 @@ class _Product(torch.autograd.Function):
         )
 
 
-def _operators() -> Any:
-    return torch.ops.mkldnn._linear_pointwise
+def _fused(x: Tensor, weight: Tensor, bias: Tensor | None, after: After) -> Tensor:
+    found: Tensor = torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, after, [], "none")
+    return found
+
+
+def _fused_times(x: Tensor, weight: Tensor, bias: Tensor | None, factor: Tensor) -> Tensor:
+    found: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x.contiguous(), factor, weight, bias, "mul")
+    return found
+
+
+def _by_torch(error: RuntimeError, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """What oneDNN could not compute; it gives no reason. Most likely memory is short, which torch says in words that
+    `tasks.memory` understands. (A kernel that failed once fails again, even where memory is free by then.)"""
+    warnings.warn(f"oneDNN failed ({error}): torch multiplies in its place", RuntimeWarning, stacklevel=3)
+    return F.linear(x, weight, bias)

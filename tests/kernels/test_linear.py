@@ -90,6 +90,24 @@ def test_onednn_is_for_cpus_on_which_it_was_measured_faster(
     assert not PAYS()  # of a torch whose operators compute something else
 
 
+def test_what_onednn_cannot_compute_torch_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> Tensor:
+        raise RuntimeError("could not create a primitive")
+
+    layer, x, factor = _layer(), torch.randn(5, 48), torch.randn(5, 80)
+    for raw in ("_fused", "_fused_times"):
+        monkeypatch.setattr(onednn, raw, fail)
+    assert not onednn.is_proven()
+    said = "could not create a primitive.*: torch multiplies"
+    with torch.no_grad():
+        whole = layer(x)
+        for after, expected in (("none", whole), ("gelu", F.gelu(whole))):
+            with pytest.warns(RuntimeWarning, match=said):
+                torch.testing.assert_close(onednn.product(x, layer.weight, layer.bias, after), expected)
+        with pytest.warns(RuntimeWarning, match=said):
+            torch.testing.assert_close(onednn.product_times(x, layer.weight, layer.bias, factor), whole * factor)
+
+
 def test_a_layer_that_is_more_than_its_product_is_called() -> None:
     class Doubled(nn.Linear):
         def forward(self, x: Tensor) -> Tensor:

@@ -66,8 +66,7 @@ def test_an_encoder_gives_the_same_and_sees_even_shapes(
         assert (found is None) == (wanted is None)
 
 
-def test_a_layer_over_rows_sees_even_numbers_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onednn, "pays_twice", lambda: False)
+def test_a_layer_over_rows_sees_even_numbers_of_them() -> None:
     layer, seen = nn.Linear(4, 3), list[int]()
     layer.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
     values = torch.randn(13, 4, requires_grad=True)
@@ -91,5 +90,4 @@ def test_float32_is_even_where_onednn_trains(
 ) -> None:
     monkeypatch.setattr(onednn, "pays_twice", lambda: by_onednn)
     packed = pack([[4, 5, 6, 7, 8, 9, 10], [11, 12, 13, 14, 15, 16]])
-    with torch.set_grad_enabled(in_training):
-        assert evened(packed, None, torch.zeros(2), 512)[0].num_tokens == expected
+    assert evened(packed, None, torch.zeros(2), 512, in_training)[0].num_tokens == expected
