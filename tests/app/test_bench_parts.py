@@ -14,6 +14,7 @@ from app.bench.measure import Clock, Sample, paired, ratio
 from app.compose import compose, plain
 from modernbert.config import parse_config
 from modernbert.errors import ConfigError, ModernBertError
+from modernbert.kernels import onednn
 
 TINY = {
     "model_type": "modernbert",
@@ -52,10 +53,16 @@ def test_bert_has_two_matrices_in_its_mlp() -> None:
     assert flops.linear_flops(parse_config(bert | {"model_type": "bert"})) == 2 * (4 * 64 + 2 * 96)
 
 
-def test_ceiling_multiplies_what_it_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("by_onednn", "operator"), [(False, "aten::mm"), (True, "mkldnn::_linear_pointwise")])
+def test_ceiling_multiplies_what_it_counts(
+    by_onednn: bool, operator: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(flops.CEILING_SIDE, "cpu", 16)
+    monkeypatch.setattr(onednn, "pays", lambda: by_onednn)
     multiply, operations = flops.ceiling(torch.device("cpu"), torch.float32)
-    multiply()
+    with torch.profiler.profile() as noted:
+        multiply()
+    assert {"aten::mm", "mkldnn::_linear_pointwise"} & {event.key for event in noted.key_averages()} == {operator}
     assert operations == 2 * 16**3
 
 
