@@ -11,7 +11,7 @@ kernels over ours, forward and backward, float32, one thread (two threads: 1.3 t
 | 1,024 | 1.37, 1.58 | 1.70, 1.70 | 1.60, 1.59 |
 | 4,096 | 1.59, 1.58 | 1.68, 1.58 | 1.52, 1.37 |
 
-The probabilities are computed again in the backward, so that nothing but queries, keys and values is kept.
+The backward computes the probabilities again, from queries and keys alone: no logsumexp is kept.
 
 Dimensions: C sequences of equal length S, H heads, d features of a head, R queries at a time.
 """

@@ -33,6 +33,7 @@ def test_what_is_filled_in() -> None:
     assert found.max_seqlen == 4
     assert even_pack(packed, most=3) is packed
     assert even_pack(pack([[1] * 8]), most=16).batch_size == 1
+    assert evened(packed, None, torch.zeros(1), 16, training=False) == (packed, None)  # float32 is compiled once
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "modernbert"])
